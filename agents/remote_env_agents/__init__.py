@@ -1,0 +1,1 @@
+"""Training, evaluation and fleets. Nothing here yet: the environments come first."""

@@ -1,0 +1,174 @@
+"""Which arrays may cross the wire, and where each lies in a frame.
+
+Both sides learn once, from the agreed specification, the name, dtype and shape of every
+array that a message of a kind carries: its ``Layout``. After that an array is nothing but
+its bytes at a known offset, so a peer cannot choose a dtype or a shape that was not agreed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remote_env.errors import LocalProtocolError, RemoteProtocolError
+
+__all__ = ["ALIGNMENT", "DTYPES", "ArraySpec", "Layout", "aligned", "read_dtype", "read_shape"]
+
+# A cache line, and the widest alignment that a vector instruction asks for: every array
+# starts at a multiple of it, so a receiver may use the frame's own memory as the array.
+ALIGNMENT: Final = 64
+
+# Fixed-size numbers only, little-endian. Object, void and string dtypes are what turns a
+# decoder into a way to run code or to crash (guarded by tests/protocol/test_codec.py).
+DTYPES: Final = {
+    name: np.dtype(name)
+    for name in (
+        "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8",
+    )
+}  # fmt: skip
+_MAX_DIMENSIONS: Final = 8
+_MAX_BYTES: Final = 1 << 31
+
+
+def aligned(offset: int) -> int:
+    """Round up to the next multiple of ``ALIGNMENT``."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def read_dtype(raw: object) -> np.dtype[Any]:
+    """Check a dtype name that came off the wire.
+
+    Raises:
+        RemoteProtocolError: If it is not one of ``DTYPES``.
+    """
+    dtype = DTYPES.get(raw) if isinstance(raw, str) else None
+    if dtype is None:
+        raise RemoteProtocolError(f"dtype {raw!r:.40} is not one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def read_shape(raw: object) -> tuple[int, ...]:
+    """Check a shape that came off the wire.
+
+    Raises:
+        RemoteProtocolError: If it is not a short list of non-negative integers.
+    """
+    if not isinstance(raw, list) or len(raw) > _MAX_DIMENSIONS:
+        raise RemoteProtocolError(f"a shape must be a list of at most {_MAX_DIMENSIONS} integers")
+    if not all(type(n) is int and 0 <= n <= _MAX_BYTES for n in raw):
+        raise RemoteProtocolError(f"the shape {raw!r:.80} is not made of integers >= 0")
+    if math.prod(raw) > _MAX_BYTES:
+        raise RemoteProtocolError(f"the shape {raw!r:.80} has more than {_MAX_BYTES} elements")
+    return tuple(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One named array of fixed dtype and shape.
+
+    Attributes:
+        name: Unique in its layout, with slashes: ``"wrist_cam/image"``.
+        dtype: One of ``DTYPES``.
+        shape: Fixed; ``()`` is a scalar.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes, without padding."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def to_wire(self) -> list[object]:
+        """Return ``[name, dtype, shape]``."""
+        return [self.name, self.dtype.str, list(self.shape)]
+
+    @classmethod
+    def from_wire(cls, raw: object) -> ArraySpec:
+        """Check ``[name, dtype, shape]`` as it came off the wire.
+
+        Raises:
+            RemoteProtocolError: If it is anything else.
+        """
+        if not isinstance(raw, list) or len(raw) != 3 or not isinstance(raw[0], str):
+            raise RemoteProtocolError("an array must be described as [name, dtype, shape]")
+        return cls(raw[0], read_dtype(raw[1]), read_shape(raw[2]))
+
+    def check(self, array: NDArray[Any]) -> None:
+        """Refuse an array of another dtype or shape.
+
+        Raises:
+            LocalProtocolError: Naming both.
+        """
+        if array.dtype != self.dtype or array.shape != self.shape:
+            raise LocalProtocolError(
+                f"{self.name!r} must be {self.shape} {self.dtype}, not {array.shape} {array.dtype}"
+            )
+
+
+class Layout(Sequence[ArraySpec]):
+    """An agreed list of arrays, with the offset of each in the payload of a frame.
+
+    Attributes:
+        offsets: Bytes from the start of the payload, each a multiple of ``ALIGNMENT``.
+        nbytes: Bytes from the start of the payload to the end of the last array.
+    """
+
+    __slots__ = ("_specs", "nbytes", "offsets")
+
+    def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
+        self._specs = tuple(specs)
+        offsets = []
+        end = 0
+        for spec in self._specs:
+            start = aligned(end)
+            offsets.append(start)
+            end = start + spec.nbytes
+        self.offsets = tuple(offsets)
+        self.nbytes = end
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(spec.name for spec in self._specs)
+
+    def subset(self, names: Iterable[str]) -> Layout:
+        """Return the layout of some of the arrays, in the order given.
+
+        Raises:
+            KeyError: With the name that is not among them.
+        """
+        by_name = {spec.name: spec for spec in self._specs}
+        return Layout(by_name[name] for name in names)
+
+    def with_dtypes(self, dtypes: Sequence[np.dtype[Any]]) -> Layout:
+        """Return the same names and shapes with other dtypes, one per array."""
+        return Layout(
+            ArraySpec(spec.name, dtype, spec.shape)
+            for spec, dtype in zip(self._specs, dtypes, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def __iter__(self) -> Iterator[ArraySpec]:
+        return iter(self._specs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._specs[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._specs == other._specs
+
+    def __hash__(self) -> int:
+        return hash(self._specs)
+
+    def __repr__(self) -> str:
+        return f"Layout({', '.join(f'{s.name}: {s.shape} {s.dtype}' for s in self._specs)})"

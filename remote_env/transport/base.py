@@ -1,0 +1,102 @@
+"""What a transport is: it carries frames in order, whole, and knows nothing else.
+
+The client's end is a blocking ``Link``. The server's end is driven by a network thread: a
+``Listener`` calls ``accept`` for every connection and hands what comes in to the
+``FrameHandler`` that it got; that one answers through its ``FrameSink``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from remote_env.protocol.codec import Buffer
+
+__all__ = ["Accept", "Frame", "FrameHandler", "FrameSink", "Link", "Listener", "join"]
+
+Frame: TypeAlias = Sequence[Buffer]
+
+
+def join(frame: Frame) -> bytearray:
+    """Copy the parts of a frame into one writable buffer."""
+    joined = bytearray(sum(len(part) for part in frame))
+    start = 0
+    for part in frame:
+        joined[start : start + len(part)] = part
+        start += len(part)
+    return joined
+
+
+class Link(Protocol):
+    """The client's end of one connection. Not safe from several threads at once."""
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame; blocks until the operating system has it.
+
+        Raises:
+            ConnectionLostError: If the connection is gone.
+        """
+
+    def receive(self, timeout: float) -> bytearray:
+        """Return the next frame, in memory that is the caller's own.
+
+        Raises:
+            DeadlineExceededError: If none came within ``timeout`` seconds.
+            ConnectionLostError: If the connection is gone.
+            RemoteProtocolError: If the peer sent something that is no frame.
+        """
+
+    def close(self) -> None:
+        """Close the connection. Idempotent; takes at most about a second."""
+
+
+class FrameSink(Protocol):
+    """The server's end of one connection, for answers. Safe to call from any thread."""
+
+    peer_name: str
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame; never blocks, and does nothing if the connection is gone.
+
+        Arrays in the frame must not be written to until it has left; a transport keeps a
+        reference to them until then.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection after what was sent so far; never blocks.
+
+        Args:
+            code: An RFC 6455 close code.
+            reason: At most 120 bytes.
+        """
+
+
+class FrameHandler(Protocol):
+    """What a transport drives, for one connection."""
+
+    def on_frame(self, frame: Buffer) -> None:
+        """Take the next frame; never blocks."""
+
+    def on_close(self, reason: str) -> None:
+        """The connection is gone; called once, last."""
+
+
+Accept: TypeAlias = Callable[[FrameSink], FrameHandler]
+
+
+class Listener(Protocol):
+    """The server's side of a transport."""
+
+    @property
+    def url(self) -> str:
+        """What a client passes to connect; known once started."""
+
+    def start(self, accept: Accept) -> None:
+        """Begin to accept connections; returns when clients can connect.
+
+        Raises:
+            ConfigurationError: If the address cannot be used.
+        """
+
+    def stop(self) -> None:
+        """Close all connections and stop. Idempotent; takes at most about two seconds."""

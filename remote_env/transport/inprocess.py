@@ -1,0 +1,141 @@
+"""Frames between two parts of one process: for tests, and to measure what a network adds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Final
+
+from remote_env.errors import (
+    ConfigurationError,
+    ConnectFailedError,
+    ConnectionLostError,
+    DeadlineExceededError,
+)
+from remote_env.transport.base import Accept, Frame, FrameHandler, join
+
+__all__ = ["SCHEME", "InProcessLink", "InProcessListener", "connect"]
+
+SCHEME: Final = "inproc"
+_listeners: dict[str, InProcessListener] = {}
+_lock = threading.Lock()  # guards _listeners
+
+
+class InProcessLink:
+    """The client's end. The server's handler runs on the thread that sends."""
+
+    def __init__(self, peer_name: str) -> None:
+        self.peer_name = peer_name
+        self._received: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._handler: FrameHandler | None = None
+        self._closed_because = ""
+
+    def open(self, accept: Accept) -> None:
+        """Connect to what accepts."""
+        self._handler = accept(_Sink(self))
+
+    def send(self, frame: Frame) -> None:
+        """See ``Link.send``."""
+        if self._closed_because or self._handler is None:
+            raise ConnectionLostError(f"the connection is closed: {self._closed_because}")
+        self._handler.on_frame(join(frame))
+
+    def receive(self, timeout: float) -> bytearray:
+        """See ``Link.receive``."""
+        try:
+            frame = self._received.get(timeout=max(timeout, 0.0))
+        except queue.Empty:
+            raise DeadlineExceededError(
+                f"no reply within {timeout * 1e3:.0f} ms", waited=timeout
+            ) from None
+        if frame is None:
+            self._received.put(None)  # for whoever asks again
+            raise ConnectionLostError(f"the connection is closed: {self._closed_because}")
+        return frame
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+        self._end("closed by the client")
+
+    def deliver(self, frame: Frame) -> None:
+        """Take a frame from the server."""
+        if not self._closed_because:
+            self._received.put(join(frame))
+
+    def end_by_server(self, reason: str) -> None:
+        """Take the server's close."""
+        self._end(reason or "closed by the server")
+
+    def _end(self, reason: str) -> None:
+        with _lock:
+            if self._closed_because:
+                return
+            self._closed_because = reason
+        self._received.put(None)
+        if self._handler is not None:
+            self._handler.on_close(reason)
+
+
+class _Sink:
+    def __init__(self, link: InProcessLink) -> None:
+        self._link = link
+        self.peer_name = link.peer_name
+
+    def send(self, frame: Frame) -> None:
+        self._link.deliver(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self._link.end_by_server(reason)
+
+
+class InProcessListener:
+    """Accepts connections from the same process, by name: ``inproc://NAME``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._accept: Accept | None = None
+        self._links: list[InProcessLink] = []
+
+    @property
+    def url(self) -> str:
+        """See ``Listener.url``."""
+        return f"{SCHEME}://{self._name}"
+
+    def start(self, accept: Accept) -> None:
+        """See ``Listener.start``."""
+        with _lock:
+            if self._name in _listeners:
+                raise ConfigurationError(f"{self.url} is already served in this process")
+            _listeners[self._name] = self
+        self._accept = accept
+
+    def stop(self) -> None:
+        """See ``Listener.stop``."""
+        with _lock:
+            _listeners.pop(self._name, None)
+            links, self._links = self._links, []
+        for link in links:
+            link.end_by_server("the server stopped")
+
+    def connect(self) -> InProcessLink:
+        """Return a new connection."""
+        assert self._accept is not None
+        link = InProcessLink(peer_name=f"{self.url} from this process")
+        link.open(self._accept)
+        with _lock:
+            self._links.append(link)
+        return link
+
+
+def connect(url: str, *, timeout: float, max_frame_size: int) -> InProcessLink:
+    """Connect to a listener of this process; the limits do not apply here.
+
+    Raises:
+        ConnectFailedError: If nothing listens under this name.
+    """
+    name = url.removeprefix(f"{SCHEME}://")
+    with _lock:
+        listener = _listeners.get(name)
+    if listener is None:
+        raise ConnectFailedError(f"nothing in this process listens at {url}")
+    return listener.connect()

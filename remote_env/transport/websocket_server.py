@@ -1,0 +1,270 @@
+"""The server's end over WebSocket: one network thread, which only parses and hands over.
+
+Safe by default: it refuses web pages (an Origin header), names that an attacker could have
+pointed here (the Host header), compression, large messages and too many connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from remote_env.errors import ConfigurationError
+from remote_env.transport.base import Accept, Frame, FrameHandler
+from remote_env.transport.websocket import SUBPROTOCOL
+
+__all__ = ["WebSocketListener", "is_loopback"]
+
+logger = logging.getLogger(__name__)
+
+# A peer that does not read: what waits for it is bounded, or it would eat our memory. A flood
+# of pings without reading the pongs makes the library buffer 28 MB a second otherwise.
+_GUARD_PERIOD: Final = 0.05
+_WRITE_BUFFER_SLACK: Final = 4 << 20
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Sink:
+    """See ``FrameSink``. Sends without waiting; the guard task bounds what piles up."""
+
+    def __init__(self, connection: ServerConnection, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self.peer_name = _address(connection)
+
+    def send(self, frame: Frame) -> None:
+        data = b"".join(frame)
+        if threading.get_ident() == self._thread:
+            broadcast((self._connection,), data)
+        else:
+            self._call(broadcast, (self._connection,), data)
+
+    def close(self, code: int, reason: str) -> None:
+        short = reason.encode()[:120].decode("utf-8", "ignore")
+        self._call(self._close, code, short)
+
+    def _close(self, code: int, reason: str) -> None:
+        task = self._loop.create_task(self._connection.close(code, reason))
+        # The loop keeps only a weak reference to a task.
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    def _call(self, function: object, *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the connection
+            self._loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+class WebSocketListener:
+    """Accepts WebSocket connections on a network thread of its own.
+
+    Attributes:
+        host: To bind.
+        port: To bind; the real one once started, if it was 0.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        max_frame_size: int,
+        max_reply_size: int,
+        max_connections: int = 64,
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        hello_timeout: float = 5.0,
+    ) -> None:
+        """Prepare; ``start`` binds.
+
+        Args:
+            host: To bind.
+            port: To bind; 0 lets the system choose.
+            max_frame_size: The largest frame to accept, in bytes.
+            max_reply_size: The largest frame that is sent; a peer that leaves more than two
+                of these and 4 MiB unread is cut off.
+            max_connections: Further ones are refused with 503.
+            allowed_hosts: Names for this machine, beside addresses and its own name.
+            allowed_origins: Web pages that may connect; none by default.
+            hello_timeout: Seconds within which the first frame must come.
+        """
+        self.host = host
+        self.port = port
+        self._max_frame_size = max_frame_size
+        self._max_unread = 2 * max_reply_size + _WRITE_BUFFER_SLACK
+        self._max_connections = max_connections
+        names = {"localhost", socket.gethostname(), socket.getfqdn(), host, *allowed_hosts}
+        self._allowed_hosts = {name.lower() for name in names}
+        self._allowed_origins = set(allowed_origins)
+        self._hello_timeout = hello_timeout
+        self._connections: set[ServerConnection] = set()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: OSError | None = None
+
+    @property
+    def url(self) -> str:
+        """See ``Listener.url``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}"
+
+    def start(self, accept: Accept) -> None:
+        """See ``Listener.start``."""
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run(accept)), name="remote-env network", daemon=True
+        )
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise ConfigurationError(
+                f"cannot listen at {self.host}:{self.port}: {self._failure.strerror}; choose "
+                "another port, or 0 for any free one"
+            ) from self._failure
+
+    def stop(self) -> None:
+        """See ``Listener.stop``."""
+        if self._thread is None or self._loop is None or self._stopping is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(timeout=5.0)
+        self._thread = None
+
+    async def _run(self, accept: Accept) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        try:
+            server = await self._serve(accept)
+        except OSError as error:
+            self._failure = error
+            self._started.set()
+            return
+        guard = asyncio.create_task(self._cut_off_who_does_not_read())
+        self.port = next(iter(server.sockets)).getsockname()[1]
+        self._started.set()
+        await self._stopping.wait()
+        guard.cancel()
+        server.close(code=1012, reason="the robot server stopped")
+        await server.wait_closed()
+
+    async def _serve(self, accept: Accept) -> Server:
+        async def handle(connection: ServerConnection) -> None:
+            await self._handle(connection, accept)
+
+        return await serve(
+            handle,
+            self.host,
+            self.port,
+            process_request=self._check_request,
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            max_size=self._max_frame_size,
+            max_queue=4,
+            open_timeout=5.0,
+            # Finds dead hosts only; whether the robot may move is decided elsewhere, and a
+            # learner that holds the GIL for seconds is healthy.
+            ping_interval=5.0,
+            ping_timeout=20.0,
+            close_timeout=0.5,
+            logger=logging.getLogger("remote_env.websockets"),
+        )
+
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        origins = request.headers.get_all("Origin")
+        if any(origin not in self._allowed_origins for origin in origins):
+            return connection.respond(
+                http.HTTPStatus.FORBIDDEN,
+                "Web pages may not drive this robot (the request has an Origin header). If this "
+                "is no web page, tell your WebSocket library to send no Origin.\n",
+            )
+        hosts = request.headers.get_all("Host")
+        if len(hosts) != 1 or not self._is_allowed_host(hosts[0]):
+            return connection.respond(
+                http.HTTPStatus.MISDIRECTED_REQUEST,
+                "This server does not go by that name; connect by its address, or start it with "
+                "that name among its allowed hosts.\n",
+            )
+        if len(self._connections) >= self._max_connections:
+            return connection.respond(
+                http.HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{self._max_connections} connections are open, which is the limit.\n",
+            )
+        return None
+
+    def _is_allowed_host(self, header: str) -> bool:
+        name = header.rpartition(":")[0] if header.rpartition(":")[2].isdigit() else header
+        name = name.strip("[]").lower()
+        if name in self._allowed_hosts and name != "0.0.0.0":  # noqa: S104
+            return True
+        try:
+            # An address cannot be rebound by whoever owns a name; 0.0.0.0 is a trick.
+            return not ipaddress.ip_address(name).is_unspecified
+        except ValueError:
+            return False
+
+    async def _handle(self, connection: ServerConnection, accept: Accept) -> None:
+        self._connections.add(connection)
+        handler = accept(_Sink(connection, asyncio.get_running_loop()))
+        reason = "closed"
+        try:
+            await self._pass_on(connection, handler)
+        except ConnectionClosed as error:
+            reason = str(error)
+        except TimeoutError:
+            reason = f"no hello within {self._hello_timeout} s"
+            await connection.close(1008, reason)
+        finally:
+            self._connections.discard(connection)
+            handler.on_close(reason)
+
+    async def _pass_on(self, connection: ServerConnection, handler: FrameHandler) -> None:
+        async with asyncio.timeout(self._hello_timeout):
+            frame = await connection.recv()
+        while True:
+            if isinstance(frame, str):
+                await connection.close(1003, "frames are binary")
+                return
+            handler.on_frame(frame)
+            frame = await connection.recv()
+
+    async def _cut_off_who_does_not_read(self) -> None:
+        while True:
+            await asyncio.sleep(_GUARD_PERIOD)
+            for connection in list(self._connections):
+                unread = connection.transport.get_write_buffer_size()
+                if unread > self._max_unread:
+                    logger.warning(
+                        "%s left %d bytes unread and is cut off", _address(connection), unread
+                    )
+                    connection.transport.abort()
+
+
+def _address(connection: ServerConnection) -> str:
+    address = connection.remote_address
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "a local peer"

@@ -1,0 +1,196 @@
+"""``RobotServer``: one robot, its control thread, and the transports that reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from remote_env.errors import ConfigurationError
+from remote_env.protocol import Limits
+from remote_env.spaces import SpaceCodec
+from remote_env.spec import Mode, RobotSpec
+from remote_env.transport import Listener
+from remote_env.transport.websocket_server import WebSocketListener, is_loopback
+from remote_env.version import __version__
+from remote_env_server.control import ControlLoop
+from remote_env_server.robot import Robot
+from remote_env_server.session import RobotSession
+
+__all__ = ["DEFAULT_PORT", "RobotServer"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT: Final = 8765
+_SHORTEST_TOKEN: Final = 16
+_HEADER_SIZE: Final = 64 << 10
+
+
+class RobotServer:
+    """Serves one robot.
+
+    ``run()`` blocks until SIGINT or SIGTERM; ``await serve()`` does not return either;
+    ``start()`` and ``stop()``, or a ``with`` block, are for programs of your own.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        mode: Mode | str | None = None,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        sensor_timeout: float = 5.0,
+        listeners: Sequence[Listener] | None = None,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            robot: What to serve.
+            host: To listen at. Beyond this machine only with a token.
+            port: To listen at; 0 lets the system choose, see ``url``.
+            mode: ``"lockstep"`` or ``"realtime"``; the robot's first mode if None.
+            token: What every client must show; at least 16 characters.
+            allowed_hosts: Names by which clients may call this machine, beside its
+                addresses and its own name.
+            allowed_origins: Web pages that may connect; none by default.
+            sensor_timeout: How long a reset waits for a stream to deliver, in seconds.
+            listeners: Transports to use in place of a WebSocket at host and port.
+
+        Raises:
+            ConfigurationError: If any of this makes no sense, or is not safe.
+        """
+        if not isinstance(robot, Robot):
+            raise ConfigurationError(f"expected a Robot, got {type(robot).__name__}")
+        if not hasattr(robot, "_cameras"):
+            raise ConfigurationError(
+                f"{type(robot).__name__}.__init__ must call super().__init__() first"
+            )
+        try:
+            self.mode = Mode(mode) if mode is not None else robot.modes[0]
+        except ValueError:
+            raise ConfigurationError(f"mode must be 'lockstep' or 'realtime', not {mode!r}") from None
+        if self.mode not in robot.modes:
+            raise ConfigurationError(
+                f"{type(robot).__name__} cannot be served in {self.mode.value}, only in "
+                f"{', '.join(robot.modes)}"
+            )
+        if token is not None and len(token) < _SHORTEST_TOKEN:
+            raise ConfigurationError(
+                f"the token has {len(token)} characters and needs {_SHORTEST_TOKEN}; make one with "
+                "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            )
+        if listeners is None and token is None and not is_loopback(host):
+            raise ConfigurationError(
+                f"refusing to listen at {host} without a token: anyone on the network could move "
+                "the robot. Pass token=... (--token-file), or keep 127.0.0.1 and use an SSH tunnel"
+            )
+        self._robot = robot
+        self._host = host
+        self._port = port
+        self._token = token
+        self._allowed_hosts = tuple(allowed_hosts)
+        self._allowed_origins = tuple(allowed_origins)
+        self._given_listeners = listeners
+        self._listeners: list[Listener] = []
+        self._control = ControlLoop(robot, self.mode, sensor_timeout=sensor_timeout)
+        self._session: RobotSession | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect; known once started."""
+        if not self._listeners:
+            raise ConfigurationError("the server has no address before it is started")
+        return self._listeners[0].url
+
+    @property
+    def spec(self) -> RobotSpec:
+        """What the robot is; known once started."""
+        return self._control.spec
+
+    def start(self) -> None:
+        """Open the robot and listen; returns when clients can connect.
+
+        Raises:
+            ConfigurationError: If the robot's declarations make no sense or the address
+                cannot be used.
+            Exception: Whatever the robot's ``open`` raised.
+        """
+        self._control.start()
+        try:
+            spec = self._control.spec
+            action = SpaceCodec(spec.action_space, root="action").layout
+            # Twice: float64 where float32 was agreed. And as much again for reset options.
+            frame_size = 2 * (_HEADER_SIZE + 2 * action.nbytes)
+            self._session = RobotSession(
+                self._control,
+                limits=Limits(frame_size, _HEADER_SIZE),
+                token=self._token,
+                version=f"remote-env-server {__version__}",
+            )
+            for listener in self._given_listeners or [self._websocket(spec, frame_size)]:
+                listener.start(self._session.accept)
+                self._listeners.append(listener)
+        except BaseException:
+            self.stop()
+            raise
+        logger.info("%s served at %s in %s", spec.name, self.url, spec.mode.value)
+
+    def _websocket(self, spec: RobotSpec, frame_size: int) -> WebSocketListener:
+        return WebSocketListener(
+            self._host,
+            self._port,
+            max_frame_size=frame_size,
+            max_reply_size=sum(stream.array.nbytes for stream in spec.streams),
+            allowed_hosts=self._allowed_hosts,
+            allowed_origins=self._allowed_origins,
+        )
+
+    def stop(self) -> None:
+        """Hold and close the robot, tell the clients, and stop. Idempotent."""
+        if self._session is not None:
+            self._session.say_goodbye("the robot server stopped")
+        for listener in self._listeners:
+            listener.stop()
+        self._control.stop()
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; says on standard output where."""
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        self.start()
+        try:
+            print(f"{self.spec.name} at {self.url} ({self.mode.value}); Ctrl-C stops", flush=True)
+            # Without a timeout a signal is not noticed on every platform.
+            while not stopped.wait(1.0):
+                pass
+        finally:
+            self.stop()
+
+    async def serve(self) -> None:
+        """Serve until cancelled. Frames travel on threads of our own, not on this loop."""
+        await asyncio.to_thread(self.start)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.to_thread(self.stop)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

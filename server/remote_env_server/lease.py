@@ -1,0 +1,107 @@
+"""The exclusive, expiring right to command. Pure: it is told the time.
+
+Connecting, reading the metadata and watching need no lease. It is taken at ``reset``, kept
+by any sign of life, and returned at ``close`` or when the connection goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from remote_env.errors import LeaseError
+
+__all__ = ["STALE_AFTER", "Holder", "Lease"]
+
+# Four missed heartbeats (``remote_env.keeper`` sends one every 0.5 s).
+STALE_AFTER: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lease.
+
+    Attributes:
+        connection: Unique to the connection.
+        process: Unique to the learner's process.
+        owner: For people.
+    """
+
+    connection: int
+    process: str
+    owner: str
+
+
+class Lease:
+    """Who may command, and since when.
+
+    Attributes:
+        epoch: Grows whenever the holder changes.
+        holder: Who holds it, or None.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.holder: Holder | None = None
+        self._last_taken_by: Holder | None = None
+
+    def acquire(self, holder: Holder, *, take: bool, is_stale: bool) -> Holder | None:
+        """Give the lease to a holder.
+
+        Args:
+            holder: Who asks.
+            take: Whether to take it from another owner.
+            is_stale: Whether the present holder gave no sign of life for ``STALE_AFTER``.
+
+        Returns:
+            Who lost it, or None.
+
+        Raises:
+            LeaseError: If somebody else holds it; names the owner. Retryable, because
+                that one may return it or turn out to be dead.
+        """
+        present = self.holder
+        if present == holder:
+            return None
+        if present is not None and not (take or is_stale or present.process == holder.process):
+            raise LeaseError(
+                f"the robot is commanded by {present.owner}; wait until that one is closed, or "
+                "take the robot over with take=True",
+                code="robot.lease.taken",
+                retryable=True,
+            )
+        self.epoch += 1
+        self.holder = holder
+        self._last_taken_by = holder
+        return present
+
+    def release(self, connection: int) -> bool:
+        """Return the lease, if this connection holds it.
+
+        Returns:
+            Whether it did.
+        """
+        if self.holder is None or self.holder.connection != connection:
+            return False
+        self.holder = None
+        self.epoch += 1
+        return True
+
+    def check(self, connection: int) -> None:
+        """Refuse whoever does not hold the lease.
+
+        Raises:
+            LeaseError: Saying who holds it now.
+        """
+        if self.holder is not None and self.holder.connection == connection:
+            return
+        if self.holder is None and (
+            self._last_taken_by is None or self._last_taken_by.connection == connection
+        ):
+            raise LeaseError("this learner has no lease; call env.reset()", code="robot.lease.none")
+        taker = self.holder or self._last_taken_by
+        assert taker is not None
+        raise LeaseError(
+            f"the robot was taken over by {taker.owner}; call env.reset() to command it again",
+            code="robot.lease.lost",
+        )

@@ -1,0 +1,334 @@
+"""What the author of a robot implements. A ``Robot`` knows no network.
+
+Methods may be ``def`` or ``async def``; either way they run on the control thread, which
+owns the hardware, and never on the network's. Sensor threads, started with
+``start_sensor``, publish whole captures into the buffers at any time.
+
+Life cycle::
+
+    __init__   declares; touches no hardware
+    open       connects to the hardware, starts sensors          (control thread)
+    reset, apply_action, get_obs, outcome, hold                  (control thread)
+    close      stops moving, disconnects                         (control thread)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from remote_env.errors import ConfigurationError
+from remote_env.protocol.messages import EndReason
+from remote_env.protocol.values import Value
+from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
+from remote_env_server.buffers import CameraBuffer, CameraConfig, ProprioBuffer, ProprioConfig
+from remote_env_server.describe import describe_streams, observation_space_of
+from remote_env_server.sensors import SensorThread
+from remote_env_server.snapshot import Snapshot, take_snapshot
+
+__all__ = ["CameraConfig", "Observation", "Outcome", "ProprioConfig", "Robot"]
+
+logger = logging.getLogger(__name__)
+
+# A snapshot of the buffers, or for robots with an observation space of their own a value of it.
+Observation: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step came to.
+
+    Attributes:
+        reward: For this step; a float, an int or a numpy scalar, handed on with its type.
+        terminated: Whether the task's own end was reached, good or bad.
+        truncated: Whether the robot cuts the episode short for a reason outside the task.
+        info: Goes to the learner as it is.
+        end_reason: Why it was cut short; only with ``truncated``.
+    """
+
+    reward: Any = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: Mapping[str, Value] = field(default_factory=dict)
+    end_reason: EndReason = EndReason.ROBOT
+
+
+class Robot:
+    """One robot: its sensors, its motors, its idea of safety.
+
+    Implement ``apply_action`` and ``reset``, declare ``action_space`` and cameras or
+    proprioception, and call ``super().__init__()`` if you have an ``__init__``.
+
+    Attributes:
+        name: For people; the class's name unless set.
+        modes: What the robot can do; the first is the default.
+        action_space: A Gymnasium space with real limits.
+        control_hz: Actions per second.
+        out_of_bounds: What happens to an action outside ``action_space``.
+        max_episode_steps: The robot's own limit, or None.
+        seedable: Whether ``reset(seed=...)`` decides the episode. Say True only if so.
+        reply_delay: Seconds by which every reply is held back, by a timer: simulated latency.
+        reset_options: The names that ``reset(options=...)`` may hold, with one line of
+            help for each; None hands everything on.
+    """
+
+    name: str = ""
+    modes: ClassVar[tuple[Mode, ...]] = (Mode.REALTIME,)
+    action_space: spaces.Space[Any]
+    control_hz: float = 10.0
+    out_of_bounds: OutOfBounds = OutOfBounds.REFUSE
+    max_episode_steps: int | None = None
+    seedable: bool = False
+    reply_delay: float = 0.0
+    reset_options: Mapping[str, str] | None = {}  # noqa: RUF012 (never written to)
+
+    def __init__(self) -> None:
+        """Allocate the buffers of all declared cameras and streams.
+
+        Raises:
+            ConfigurationError: If two have the same name.
+        """
+        self._cameras: dict[str, CameraBuffer] = {}
+        self._proprios: dict[str, ProprioBuffer] = {}
+        self._sensors: list[SensorThread] = []
+        self._subscribed: frozenset[str] = frozenset()
+        names = [config.name for config in (*self.camera_configs(), *self.proprio_configs())]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(
+                    f"{type(self).__name__} declares {name!r} twice; names of cameras and "
+                    "proprioception streams must be unique"
+                )
+        for camera in self.camera_configs():
+            self._cameras[camera.name] = CameraBuffer(camera)
+        for proprio in self.proprio_configs():
+            self._proprios[proprio.name] = ProprioBuffer(proprio)
+
+    # What there is
+
+    def camera_configs(self) -> Sequence[CameraConfig]:
+        """Declare the cameras; called once, at construction."""
+        return ()
+
+    def proprio_configs(self) -> Sequence[ProprioConfig]:
+        """Declare the proprioception streams; called once, at construction."""
+        return ()
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """A flat Dict of all streams that are not ``on_request``."""
+        return observation_space_of(self.streams())
+
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """Everything that can be subscribed to."""
+        return describe_streams(
+            [buffer.config for buffer in self._cameras.values()],
+            [buffer.config for buffer in self._proprios.values()],
+        )
+
+    def get_metadata(self) -> Mapping[str, Value] | Awaitable[Mapping[str, Value]]:
+        """Return anything else that a learner may want to know; called once."""
+        return {}
+
+    # What it does
+
+    def open(self) -> None | Awaitable[None]:
+        """Connect to the hardware and start the sensors."""
+
+    def close(self) -> None | Awaitable[None]:
+        """Disconnect; sensor threads started with ``start_sensor`` are stopped after it."""
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Value] | None = None) -> Any:
+        """Bring the robot to the beginning of an episode; return when it is ready.
+
+        Returns:
+            None, an ``info`` dict, or ``(observation, info)``. In realtime the learner
+            gets an observation captured after this returned, whatever this returns.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement reset()")
+
+    def apply_action(self, action: Any) -> None | Awaitable[None]:
+        """Make the motors move. Return at once in realtime; do not wait for the motion.
+
+        Args:
+            action: A value of ``action_space``: checked, finite, within the bounds.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement apply_action()")
+
+    def get_obs(self) -> Observation | Awaitable[Observation]:
+        """Return the observation of now: a snapshot of the buffers."""
+        return self.make_obs()
+
+    def outcome(self, observation: Observation) -> Outcome | Awaitable[Outcome]:
+        """Judge a step by the very observation that is sent.
+
+        Args:
+            observation: What ``get_obs`` returned.
+        """
+        return Outcome()
+
+    def hold(self) -> None | Awaitable[None]:
+        """Make the robot safe where it is: hold its position, or stop its motion.
+
+        Called in realtime when no new action came in time, at errors, and at the end of
+        an episode. A robot that moves must implement it; the default does nothing.
+        """
+
+    # Time
+
+    def now(self) -> float:
+        """Return the robot's clock, in seconds; a simulator returns simulated time."""
+        return time.monotonic()
+
+    # Publishing; safe from any thread
+
+    def update_image(self, name: str, data: ArrayLike, *, stamp: float | None = None) -> None:
+        """Publish an image: ``(height, width, channels)``; copies it once.
+
+        Raises:
+            ValueError: If the shape or dtype is not the declared one.
+        """
+        self.update_camera(name, image=data, stamp=stamp)
+
+    def update_depth(self, name: str, data: ArrayLike, *, stamp: float | None = None) -> None:
+        """Publish a depth image: ``(height, width)``, metres, 0 where unknown.
+
+        Raises:
+            ValueError: If the camera was declared without depth, or the shape is wrong.
+        """
+        self.update_camera(name, depth=data, stamp=stamp)
+
+    def update_intrinsics(
+        self, name: str, matrix: ArrayLike, *, stamp: float | None = None
+    ) -> None:
+        """Publish a camera's ``(3, 3)`` matrix K, in pixels."""
+        self.update_camera(name, intrinsics=matrix, stamp=stamp)
+
+    def update_extrinsics(
+        self, name: str, matrix: ArrayLike, *, stamp: float | None = None
+    ) -> None:
+        """Publish a camera's ``(4, 4)`` camera-to-world matrix, translation in metres."""
+        self.update_camera(name, extrinsics=matrix, stamp=stamp)
+
+    def update_camera(
+        self,
+        name: str,
+        *,
+        image: ArrayLike | None = None,
+        depth: ArrayLike | None = None,
+        intrinsics: ArrayLike | None = None,
+        extrinsics: ArrayLike | None = None,
+        stamp: float | None = None,
+    ) -> None:
+        """Publish one capture atomically: no snapshot ever sees half of it.
+
+        Args:
+            name: Of the camera.
+            image: ``(height, width, channels)``.
+            depth: ``(height, width)``, metres, 0 where unknown.
+            intrinsics: ``(3, 3)``, pixels.
+            extrinsics: ``(4, 4)``, camera-to-world, metres.
+            stamp: When it was captured, on the clock of ``now()``; now if None.
+
+        Raises:
+            ValueError: If there is no such camera or field, or a shape or dtype is wrong.
+        """
+        given = {
+            "image": image,
+            "depth": depth,
+            "intrinsics": intrinsics,
+            "extrinsics": extrinsics,
+        }
+        buffer = _named(self._cameras, name, "camera")
+        buffer.publish(
+            {key: array for key, array in given.items() if array is not None},
+            self.now() if stamp is None else stamp,
+        )
+
+    def update_proprio(self, name: str, data: ArrayLike, *, stamp: float | None = None) -> None:
+        """Publish a proprioception stream: ``(size,)``; copies it once.
+
+        Raises:
+            ValueError: If there is no such stream, or the shape or dtype is wrong.
+        """
+        buffer = _named(self._proprios, name, "proprioception stream")
+        buffer.publish(data, self.now() if stamp is None else stamp)
+
+    def make_obs(self, timestamp: float | None = None) -> Snapshot:
+        """Take the newest capture of every stream, by reference.
+
+        Args:
+            timestamp: Anything you like; stands in ``info["remote"]["timestamp"]``.
+        """
+        return take_snapshot(self._cameras, self._proprios, timestamp=timestamp)
+
+    # The name of the chiral server guide, so that its servers run as they are.
+    _make_obs = make_obs
+
+    @property
+    def images(self) -> dict[str, NDArray[Any]]:
+        """The newest image of each camera, by name; read-only."""
+        return {name: buffer.read().image.array for name, buffer in self._cameras.items()}
+
+    @property
+    def depths(self) -> dict[str, NDArray[Any]]:
+        """The newest depth image of each camera that has one, by name; read-only."""
+        depths = {name: buffer.read().depth for name, buffer in self._cameras.items()}
+        return {name: field.array for name, field in depths.items() if field is not None}
+
+    @property
+    def proprios(self) -> dict[str, NDArray[Any]]:
+        """The newest value of each proprioception stream, by name; read-only."""
+        return {name: buffer.read().array for name, buffer in self._proprios.items()}
+
+    # Sensors
+
+    def start_sensor(
+        self, name: str, read: Callable[[], object], *, hz: float | None = None
+    ) -> SensorThread:
+        """Call a function at a fixed rate on a thread of its own, until ``close``.
+
+        Args:
+            name: For logs and errors; best the name of the stream that it publishes.
+            read: Reads the hardware once and publishes what it found.
+            hz: Calls per second; None for a function that itself waits for the hardware.
+        """
+        sensor = SensorThread(name, read, hz=hz)
+        self._sensors.append(sensor)
+        sensor.start()
+        return sensor
+
+    @property
+    def sensors(self) -> tuple[SensorThread, ...]:
+        """The sensor threads started so far."""
+        return tuple(self._sensors)
+
+    def stop_sensors(self) -> None:
+        """Stop all sensor threads; the server calls this after ``close``."""
+        for sensor in self._sensors:
+            sensor.stop()
+        self._sensors.clear()
+
+    @property
+    def subscribed(self) -> frozenset[str]:
+        """The streams that somebody wants now; a simulator renders only these."""
+        return self._subscribed
+
+    def set_subscribed(self, names: frozenset[str]) -> None:
+        """Tell the robot which streams somebody wants; called by the server."""
+        self._subscribed = names
+
+
+def _named(buffers: Mapping[str, Any], name: str, what: str) -> Any:
+    try:
+        return buffers[name]
+    except KeyError:
+        declared = ", ".join(map(repr, buffers)) or "none"
+        raise ValueError(f"no {what} is called {name!r}; declared are: {declared}") from None

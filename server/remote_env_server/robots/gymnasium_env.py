@@ -1,0 +1,168 @@
+"""Any Gymnasium environment, served as a robot, with its own spaces, rewards and ``info``.
+
+The remote trajectory is bit-identical to the local one: the action goes to ``env.step`` as
+the learner made it, out of bounds and in float64 if it was, and what comes back is carried
+with its exact types.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from remote_env.errors import ConfigurationError
+from remote_env.protocol.values import Value
+from remote_env.spec import Mode, OutOfBounds, StreamSpec
+from remote_env_server.buffers import CameraBuffer, CameraConfig
+from remote_env_server.describe import describe_streams, space_streams
+from remote_env_server.robot import Outcome, Robot
+
+__all__ = ["GymnasiumConfig", "GymnasiumRobot"]
+
+logger = logging.getLogger(__name__)
+
+_CAMERA = "render"
+
+
+@dataclass(frozen=True)
+class GymnasiumConfig:
+    """Options of a served Gymnasium environment.
+
+    Attributes:
+        env_id: As for ``gymnasium.make``, ``module:Id-v0`` included.
+        camera: Whether to offer ``env.render()`` as the stream ``render/image``, sent and
+            rendered only if somebody asks for it.
+        kwargs: Handed to ``gymnasium.make``.
+    """
+
+    env_id: str
+    camera: bool = True
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class GymnasiumRobot(Robot):
+    """A Gymnasium environment behind a robot's interface. Lockstep only."""
+
+    modes: ClassVar[tuple[Mode, ...]] = (Mode.LOCKSTEP,)
+    out_of_bounds = OutOfBounds.PASS
+    seedable = True
+    reset_options = None
+
+    def __init__(self, config: GymnasiumConfig) -> None:
+        """Check that there is such an environment; ``open`` makes it.
+
+        Raises:
+            ConfigurationError: If there is not; says what to install or import.
+        """
+        self.config = config
+        self.name = config.env_id
+        self.control_hz = 0.0
+        self._image: tuple[int, ...] | None = None
+        self._env: gymnasium.Env[Any, Any] | None = None
+        self._steps = 0
+        self._observation: Any = None
+        self._outcome = Outcome()
+        super().__init__()
+        try:
+            spec = gymnasium.spec(config.env_id)
+        except (gymnasium.error.Error, ModuleNotFoundError) as error:
+            raise ConfigurationError(
+                f"{error}. Environments of other packages are served as "
+                "gymnasium:MODULE:ID, such as gymnasium:gymnasium_robotics:FetchReach-v4"
+            ) from error
+        self.max_episode_steps = spec.max_episode_steps
+
+    def open(self) -> None:
+        """Make the environment; once more before it, to learn the size of its pictures."""
+        self._image = self._probe_picture() if self.config.camera else None
+        render_mode = "rgb_array" if self._image is not None else None
+        self._env = self._make(render_mode)
+        self.action_space = self._env.action_space
+        self.control_hz = float(self._env.metadata.get("render_fps") or 0.0)
+        if self._image is not None:
+            self._cameras[_CAMERA] = CameraBuffer(self._camera_config())
+
+    def _make(self, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+        kwargs = dict(self.config.kwargs)
+        if render_mode is not None:
+            kwargs.setdefault("render_mode", render_mode)
+        return gymnasium.make(self.config.env_id, **kwargs)
+
+    def _probe_picture(self) -> tuple[int, ...] | None:
+        """Render one picture of a throw-away copy: the served one's state stays untouched."""
+        if "render_mode" in self.config.kwargs:
+            return None
+        try:
+            with contextlib.closing(self._make("rgb_array")) as probe:
+                probe.reset(seed=0)
+                picture: Any = probe.render()
+        except Exception as error:
+            logger.info("%s offers no camera: %s", self.name, error)
+            return None
+        is_picture = isinstance(picture, np.ndarray) and picture.ndim == 3
+        return picture.shape if is_picture and picture.dtype == np.uint8 else None
+
+    def _camera_config(self) -> CameraConfig:
+        assert self._image is not None
+        height, width, channels = self._image
+        return CameraConfig(_CAMERA, height, width, channels, on_request=True)
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The environment's own."""
+        return self._opened.observation_space
+
+    def streams(self) -> tuple[StreamSpec, ...]:
+        """The leaves of the observation space, and the picture."""
+        cameras = [self._camera_config()] if self._image is not None else []
+        pictures = [s for s in describe_streams(cameras, []) if s.name == f"{_CAMERA}/image"]
+        return (*space_streams(self.observation_space), *pictures)
+
+    @property
+    def _opened(self) -> gymnasium.Env[Any, Any]:
+        assert self._env is not None, "not open"
+        return self._env
+
+    def now(self) -> float:
+        """Return simulated time, in seconds; 0 throughout if the environment has no rate."""
+        return self._steps / self.control_hz if self.control_hz else 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Value] | None = None
+    ) -> dict[str, Any]:
+        """Reset the environment."""
+        self._steps = 0
+        given = dict(options) if options is not None else None
+        self._observation, info = self._opened.reset(seed=seed, options=given)
+        return info
+
+    def apply_action(self, action: Any) -> None:
+        """Step the environment."""
+        self._observation, reward, terminated, truncated, info = self._opened.step(action)
+        self._steps += 1
+        self._outcome = Outcome(reward, bool(terminated), bool(truncated), info)
+
+    def get_obs(self) -> Any:
+        """Return what the last reset or step returned, and render if somebody asked."""
+        if f"{_CAMERA}/image" in self.subscribed:
+            picture: NDArray[np.uint8] = self._opened.render()  # type: ignore[assignment]
+            self.update_image(_CAMERA, picture)
+        return self._observation
+
+    def outcome(self, observation: Any) -> Outcome:
+        """Return what the last step returned."""
+        return self._outcome
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+

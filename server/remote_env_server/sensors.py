@@ -1,0 +1,101 @@
+"""Sensor threads: a rate that is held, overruns that are counted, exceptions that are told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from remote_env.errors import ConfigurationError
+
+__all__ = ["SensorStatistics", "SensorThread"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SensorStatistics:
+    """What a sensor thread has done so far.
+
+    Attributes:
+        readings: How often the function returned.
+        overruns: How often a period was missed because the function took too long.
+        failure: The exception that ended the thread, or None.
+    """
+
+    readings: int
+    overruns: int
+    failure: BaseException | None
+
+
+class SensorThread:
+    """Calls a function at a fixed rate, or as fast as it returns, until it is stopped.
+
+    Aims at ``start + n * period``, so that the rate does not drift; after an overrun it
+    aims at the next whole period and never bursts. An exception ends the thread, is
+    logged with its traceback, and stands in ``statistics().failure``, from where the
+    robot's server reports it to the learner.
+    """
+
+    def __init__(self, name: str, read: Callable[[], object], *, hz: float | None) -> None:
+        """Prepare the thread; ``start`` starts it.
+
+        Args:
+            name: For logs and errors.
+            read: Reads the hardware once and publishes what it found.
+            hz: Calls per second; None for a function that itself waits for the hardware.
+        """
+        if hz is not None and not hz > 0:
+            raise ConfigurationError(f"sensor {name!r}: hz must be positive, not {hz}")
+        self.name = name
+        self._read = read
+        self._period = 0.0 if hz is None else 1.0 / hz
+        self._stopped = threading.Event()
+        self._readings = 0
+        self._overruns = 0
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"sensor {name}", daemon=True)
+
+    def start(self) -> None:
+        """Start calling."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Ask the thread to end, and wait for it.
+
+        Returns:
+            Whether it ended in time. A function that blocks in a driver cannot be
+            interrupted; its thread is a daemon and ends with the process.
+        """
+        self._stopped.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("sensor %r still blocks %.1f s after it was stopped", self.name, timeout)
+            return False
+        return True
+
+    def statistics(self) -> SensorStatistics:
+        """Return what has happened so far."""
+        return SensorStatistics(self._readings, self._overruns, self._failure)
+
+    def _run(self) -> None:
+        next_call = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                self._read()
+            except Exception as error:
+                self._failure = error
+                logger.exception("sensor %r failed and is stopped", self.name)
+                return
+            self._readings += 1
+            if self._period:
+                next_call += self._period
+                now = time.monotonic()
+                if now > next_call:
+                    missed = int((now - next_call) // self._period) + 1
+                    self._overruns += missed
+                    next_call += missed * self._period
+                self._stopped.wait(next_call - now)
