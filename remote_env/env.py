@@ -117,7 +117,11 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         """Decide what is subscribed to, and what of it is the observation."""
         self.observation_space = spec.space_of(streams, flatten=flatten)
         self.action_space = spec.action_space
-        self.metadata = {**self.metadata, "render_fps": max(1, round(spec.control_hz)) or 1}
+        has_camera = any(stream.kind is StreamKind.IMAGE for stream in spec.streams)
+        self.metadata = {
+            "render_modes": ["rgb_array"] if has_camera else [],
+            "render_fps": max(1, round(spec.control_hz)),
+        }
         self._spec = spec
         self._observation = SpaceCodec(self.observation_space, root="observation")
         self._action = SpaceCodec(self.action_space, root="action")

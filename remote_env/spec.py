@@ -63,6 +63,7 @@ class StreamSpec:
         camera: Of which camera it is, or "".
         unit: For people.
         on_request: Whether it is sent only to those who ask for it by name.
+        hz: Nominal rate, for people; 0 if it has none.
     """
 
     array: ArraySpec
@@ -71,6 +72,7 @@ class StreamSpec:
     camera: str = ""
     unit: str = ""
     on_request: bool = False
+    hz: float = 0.0
 
     @property
     def name(self) -> str:
@@ -195,6 +197,7 @@ class RobotSpec:
                 "camera": stream.camera,
                 "unit": stream.unit,
                 "on_request": stream.on_request,
+                "hz": float(stream.hz),
             }
             for stream in self.streams
         ]
@@ -221,6 +224,7 @@ class RobotSpec:
                     camera=raw["camera"],
                     unit=raw["unit"],
                     on_request=raw["on_request"],
+                    hz=raw["hz"],
                 )
                 for array, raw in zip(welcome.streams, plain["streams"], strict=True)
             )

@@ -8,6 +8,7 @@ its bytes at a known offset, so a peer cannot choose a dtype or a shape that was
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +18,16 @@ from numpy.typing import NDArray
 
 from remote_env.errors import LocalProtocolError, RemoteProtocolError
 
-__all__ = ["ALIGNMENT", "DTYPES", "ArraySpec", "Layout", "aligned", "read_dtype", "read_shape"]
+__all__ = [
+    "ALIGNMENT",
+    "DTYPES",
+    "ArraySpec",
+    "Layout",
+    "aligned",
+    "is_shape",
+    "read_dtype",
+    "read_shape",
+]
 
 # A cache line, and the widest alignment that a vector instruction asks for: every array
 # starts at a multiple of it, so a receiver may use the frame's own memory as the array.
@@ -32,7 +42,7 @@ DTYPES: Final = {
     )
 }  # fmt: skip
 _MAX_DIMENSIONS: Final = 8
-_MAX_BYTES: Final = 1 << 31
+_MAX_ELEMENTS: Final = 1 << 31
 
 
 def aligned(offset: int) -> int:
@@ -48,22 +58,34 @@ def read_dtype(raw: object) -> np.dtype[Any]:
     """
     dtype = DTYPES.get(raw) if isinstance(raw, str) else None
     if dtype is None:
-        raise RemoteProtocolError(f"dtype {raw!r:.40} is not one of {', '.join(DTYPES)}")
+        # Not repr: what a peer nests a thousand times overflows the stack.
+        raise RemoteProtocolError(
+            f"dtype {reprlib.repr(raw)} is not one of {', '.join(DTYPES)}"
+        )
     return dtype
+
+
+def is_shape(shape: Sequence[object]) -> bool:
+    """Whether the wire can say this shape: at most 8 integers >= 0, at most 2**31 elements."""
+    return (
+        len(shape) <= _MAX_DIMENSIONS
+        and all(type(n) is int and n >= 0 for n in shape)
+        # Without the zeros: numpy refuses (0, 2**31, 2**31, 2**31) as too big.
+        and math.prod(n for n in shape if isinstance(n, int) and n) <= _MAX_ELEMENTS
+    )
 
 
 def read_shape(raw: object) -> tuple[int, ...]:
     """Check a shape that came off the wire.
 
     Raises:
-        RemoteProtocolError: If it is not a short list of non-negative integers.
+        RemoteProtocolError: If it is not a list of integers, or not ``is_shape``.
     """
-    if not isinstance(raw, list) or len(raw) > _MAX_DIMENSIONS:
-        raise RemoteProtocolError(f"a shape must be a list of at most {_MAX_DIMENSIONS} integers")
-    if not all(type(n) is int and 0 <= n <= _MAX_BYTES for n in raw):
-        raise RemoteProtocolError(f"the shape {raw!r:.80} is not made of integers >= 0")
-    if math.prod(raw) > _MAX_BYTES:
-        raise RemoteProtocolError(f"the shape {raw!r:.80} has more than {_MAX_BYTES} elements")
+    if not isinstance(raw, list) or not is_shape(raw):
+        raise RemoteProtocolError(
+            f"{reprlib.repr(raw)} is no shape: at most {_MAX_DIMENSIONS} integers >= 0, for at "
+            f"most {_MAX_ELEMENTS} elements"
+        )
     return tuple(raw)
 
 

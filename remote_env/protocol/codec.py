@@ -11,6 +11,7 @@ type that the peer chose. Damage of any kind raises ``RemoteProtocolError`` and 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remote_env.errors import LocalProtocolError, RemoteProtocolError, VersionMismatchError
-from remote_env.protocol.arrays import DTYPES, Layout, aligned, read_dtype, read_shape
+from remote_env.protocol.arrays import Layout, aligned, read_dtype, read_shape
 from remote_env.protocol.messages import (
     MESSAGES,
-    VALUE,
     Message,
     Role,
     Step,
@@ -127,21 +127,15 @@ def encode(
     """
     schema = _SCHEMAS[message.KIND]
     extra: list[NDArray[Any]] = []
-    header: dict[str, object] = {}
-    for name, wire_type in schema.fields:
-        value = getattr(message, name)
-        if wire_type is VALUE:
-            value = pack_value(value, extra, path=name)
-        elif isinstance(value, tuple):
-            value = [item.to_wire() if hasattr(item, "to_wire") else item for item in value]
-        header[name] = value
-    if extra:
-        header[_EXTRA] = [[array.dtype.str, list(array.shape)] for array in extra]
-    arrays = _agreed_arrays(message, schema, layouts)
     try:
+        header = _header_of(message, schema, extra)
+        layout = _agreed_layout(schema, header, layouts)
         packed = msgpack.packb(header)
-    except (OverflowError, ValueError, TypeError) as error:
+    except (RemoteProtocolError, OverflowError, ValueError, TypeError) as error:
+        if isinstance(error, LocalProtocolError):
+            raise
         raise LocalProtocolError(f"{type(message).__name__} cannot be written: {error}") from error
+    arrays = _agreed_arrays(message, schema, layout)
     if len(packed) > limits.header_size:
         raise LocalProtocolError(
             f"{type(message).__name__} has a header of {len(packed)} bytes, and the limit is "
@@ -150,14 +144,29 @@ def encode(
     return _assemble(message.KIND, message.id, packed, [*arrays, *extra], limits)
 
 
-def _agreed_arrays(message: Message, schema: _Schema, layouts: Layouts) -> Sequence[NDArray[Any]]:
+def _header_of(
+    message: Message, schema: _Schema, extra: list[NDArray[Any]]
+) -> dict[str, object]:
+    """Return the header; what the peer would refuse is refused here, by the same checks."""
+    header: dict[str, object] = {}
+    for name, wire_type in schema.fields:
+        value = getattr(message, name)
+        if wire_type.is_free:
+            value = pack_value(wire_type.check(value), extra, path=name)
+        else:
+            if isinstance(value, tuple):
+                value = [item.to_wire() if hasattr(item, "to_wire") else item for item in value]
+            wire_type.check(value)
+        header[name] = value
+    if extra:
+        header[_EXTRA] = [[array.dtype.str, list(array.shape)] for array in extra]
+    return header
+
+
+def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequence[NDArray[Any]]:
     if schema.arrays is None:
         return ()
-    name, layout_name = schema.arrays
-    arrays: Sequence[NDArray[Any]] = getattr(message, name)
-    layout: Layout = getattr(layouts, layout_name)
-    if isinstance(message, Step) and message.dtypes:
-        layout = layout.with_dtypes([DTYPES[dtype] for dtype in message.dtypes])
+    arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
     if len(arrays) != len(layout):
         raise LocalProtocolError(
             f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
@@ -171,8 +180,10 @@ def _assemble(
     kind: int, message_id: int, packed: bytes, arrays: Sequence[NDArray[Any]], limits: Limits
 ) -> list[Buffer]:
     start = PREFIX_SIZE + len(packed)
-    if arrays:
+    if any(array.nbytes for array in arrays):
         start = aligned(start)
+    else:
+        arrays = ()  # no payload, hence nothing to align
     offsets = []
     end = start
     for array in arrays:
@@ -180,9 +191,14 @@ def _assemble(
         end = offsets[-1] + array.nbytes
     if end > limits.frame_size:
         raise LocalProtocolError(f"a frame of {end} bytes; the limit is {limits.frame_size}")
-    prefix = _PREFIX.pack(
-        _MAGIC, WIRE_VERSION, kind, 0, 0, len(packed), end - start, message_id
-    )
+    try:
+        prefix = _PREFIX.pack(
+            _MAGIC, WIRE_VERSION, kind, 0, 0, len(packed), end - start, message_id
+        )
+    except struct.error as error:
+        raise LocalProtocolError(
+            f"the id {message_id} or the size {end} has no place in a frame"
+        ) from error
     parts: list[Buffer] = []
     current = bytearray(prefix)
     current += packed
@@ -262,7 +278,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
         raise RemoteProtocolError(f"message kind {kind} is not known in version {WIRE_VERSION}")
     view = memoryview(frame)
     header = _unpack_header(view[PREFIX_SIZE : PREFIX_SIZE + header_size])
-    raw_extra = header.pop(_EXTRA, None)
+    raw_extra = header.pop(_EXTRA, [])
     if header.keys() != schema.keys:
         wrong = ", ".join(sorted(map(repr, header.keys() ^ schema.keys)))
         raise RemoteProtocolError(
@@ -273,10 +289,8 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     extra = arrays[len(layout) :]
     fields: dict[str, Any] = {"id": message_id}
     for name, wire_type in schema.fields:
-        if wire_type is VALUE:
-            fields[name] = unpack_value(header[name], extra)
-        else:
-            fields[name] = wire_type.check(header[name])
+        raw = header[name]
+        fields[name] = wire_type.check(unpack_value(raw, extra) if wire_type.is_free else raw)
     if schema.arrays is not None:
         fields[schema.arrays[0]] = tuple(arrays[: len(layout)])
     return schema.message_class(**fields)
@@ -296,14 +310,13 @@ def _agreed_layout(schema: _Schema, header: dict[str, object], layouts: Layouts)
 
 def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list[NDArray[Any]]:
     described = [(spec.dtype, spec.shape, spec.nbytes) for spec in layout]
-    if raw_extra is not None:
-        if not isinstance(raw_extra, list):
-            raise RemoteProtocolError("arrays must be a list of [dtype, shape]")
-        for entry in raw_extra:
-            if not isinstance(entry, list) or len(entry) != 2:
-                raise RemoteProtocolError("an array must be described as [dtype, shape]")
-            dtype, shape = read_dtype(entry[0]), read_shape(entry[1])
-            described.append((dtype, shape, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
+    if not isinstance(raw_extra, list):
+        raise RemoteProtocolError("arrays must be a list of [dtype, shape]")
+    for entry in raw_extra:
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise RemoteProtocolError("an array must be described as [dtype, shape]")
+        dtype, shape = read_dtype(entry[0]), read_shape(entry[1])
+        described.append((dtype, shape, math.prod(shape) * dtype.itemsize))
     end = 0
     offsets = []
     for _, _, nbytes in described:
@@ -348,7 +361,7 @@ def _unpack_header(packed: memoryview) -> dict[str, Any]:
         )
     # UnpackException is not a ValueError in every version of msgpack.
     except (ValueError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(f"the header is no msgpack that we accept: {error}") from error
+        raise RemoteProtocolError(f"the header is no msgpack that we accept: {error!r:.200}") from error
     if not isinstance(header, dict):
         raise RemoteProtocolError("the header is not a map")
     return header

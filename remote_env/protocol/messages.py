@@ -8,6 +8,7 @@ in a frame.
 from __future__ import annotations
 
 import enum
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, TypeAlias
@@ -21,7 +22,6 @@ from remote_env.protocol.values import Value
 __all__ = [
     "MESSAGES",
     "REPLIES",
-    "VALUE",
     "Bye",
     "EndReason",
     "Error",
@@ -74,19 +74,22 @@ class WireType:
     Attributes:
         name: As ``docs/protocol.md`` says it.
         check: Returns the value, or raises ``RemoteProtocolError``.
+        is_free: Whether it holds a free-form value, which may hold arrays.
     """
 
     name: str
     check: Callable[[object], Any]
+    is_free: bool = False
 
 
-def _checked(name: str, is_right: Callable[[Any], bool]) -> WireType:
+def _checked(name: str, is_right: Callable[[Any], bool], *, is_free: bool = False) -> WireType:
     def check(raw: object) -> Any:
         if not is_right(raw):
-            raise RemoteProtocolError(f"expected {name}, got {raw!r:.60}")
+            # Not repr: what a peer nests a thousand times overflows the stack.
+            raise RemoteProtocolError(f"expected {name}, got {reprlib.repr(raw)}")
         return raw
 
-    return WireType(name, check)
+    return WireType(name, check, is_free)
 
 
 def _list_of(item: WireType, *, most: int) -> WireType:
@@ -99,11 +102,15 @@ def _list_of(item: WireType, *, most: int) -> WireType:
 
 
 def _optional(item: WireType) -> WireType:
-    return WireType(f"{item.name} or nil", lambda raw: None if raw is None else item.check(raw))
+    return WireType(
+        f"{item.name} or nil",
+        lambda raw: None if raw is None else item.check(raw),
+        item.is_free,
+    )
 
 
 UINT: Final = _checked("uint", lambda raw: type(raw) is int and raw >= 0)
-FLOAT: Final = _checked("float", lambda raw: type(raw) is float)
+FLOAT: Final = _checked("float", lambda raw: isinstance(raw, float))
 BOOL: Final = _checked("bool", lambda raw: type(raw) is bool)
 TEXT: Final = _checked("text", lambda raw: isinstance(raw, str) and len(raw) <= 4096)
 TEXTS: Final = _list_of(TEXT, most=1024)
@@ -116,13 +123,19 @@ _END_REASONS: Final = {reason.value: reason for reason in EndReason}
 
 def _check_end_reason(raw: object) -> EndReason:
     if not isinstance(raw, str) or raw not in _END_REASONS:
-        raise RemoteProtocolError(f"{raw!r:.40} is not an end reason")
+        raise RemoteProtocolError(f"{reprlib.repr(raw)} is not an end reason")
     return _END_REASONS[raw]
 
 
 END_REASON: Final = WireType("end reason", _check_end_reason)
-# Marks fields that hold free-form values; the codec packs them with their arrays.
-VALUE: Final = WireType("value", lambda raw: raw)
+VALUE: Final = _checked("value", lambda raw: True, is_free=True)
+MAP: Final = _checked("map", lambda raw: isinstance(raw, dict), is_free=True)
+# What decides what a robot does has names, which can be compared and sorted.
+NAMED: Final = _checked(
+    "map with text keys",
+    lambda raw: isinstance(raw, dict) and all(isinstance(key, str) for key in raw),
+    is_free=True,
+)
 
 
 def _wire(wire_type: WireType, **options: Any) -> Any:
@@ -173,7 +186,7 @@ class Welcome:
         streams: All arrays that can be subscribed to.
         subscribed: Names of those that are sent unless the client subscribes otherwise.
         action: The arrays of an action.
-        metadata: Name, mode, rates, spaces, units; see ``remote_env.metadata``.
+        metadata: Name, mode, rates, spaces, units; see ``docs/protocol.md``.
     """
 
     KIND: ClassVar[int] = 2
@@ -187,7 +200,7 @@ class Welcome:
     streams: tuple[ArraySpec, ...] = _wire(ARRAYS)
     subscribed: tuple[str, ...] = _wire(TEXTS)
     action: tuple[ArraySpec, ...] = _wire(ARRAYS)
-    metadata: dict[str, Value] = _wire(VALUE)
+    metadata: dict[str, Value] = _wire(NAMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +243,7 @@ class Reset:
     SENDER: ClassVar[Role] = Role.CLIENT
     id: int
     seed: int | None = _wire(_optional(UINT))
-    options: dict[str, Value] | None = _wire(VALUE)
+    options: dict[str, Value] | None = _wire(_optional(NAMED))
     take: bool = _wire(BOOL)
 
 
@@ -259,8 +272,8 @@ class ResetDone:
     time: float = _wire(FLOAT)
     sequences: tuple[int, ...] = _wire(UINTS)
     stamps: tuple[float, ...] = _wire(FLOATS)
-    info: dict[str, Value] = _wire(VALUE)
-    remote: dict[str, Value] = _wire(VALUE)
+    info: dict[str, Value] = _wire(MAP)
+    remote: dict[str, Value] = _wire(NAMED)
     observation: Arrays = _arrays("observation")
 
 
@@ -322,8 +335,8 @@ class StepDone:
     end_reason: EndReason | None = _wire(_optional(END_REASON))
     sequences: tuple[int, ...] = _wire(UINTS)
     stamps: tuple[float, ...] = _wire(FLOATS)
-    info: dict[str, Value] = _wire(VALUE)
-    remote: dict[str, Value] = _wire(VALUE)
+    info: dict[str, Value] = _wire(MAP)
+    remote: dict[str, Value] = _wire(NAMED)
     observation: Arrays = _arrays("observation")
 
 
@@ -378,7 +391,7 @@ class Error:
     """The request with this id failed; with ``id`` 0, the connection did.
 
     Attributes:
-        id: Of the request, or 0.
+        id: Of the request, or 0: then nothing more is said on this connection.
         code: See ``remote_env.errors``.
         message: What happened and what to do. Never a traceback.
         retryable: Whether the same request may succeed later.

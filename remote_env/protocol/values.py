@@ -16,6 +16,7 @@ calls anything that the peer named.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -23,9 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remote_env.errors import LocalProtocolError, RemoteProtocolError
-from remote_env.protocol.arrays import DTYPES, read_dtype
+from remote_env.protocol.arrays import DTYPES, is_shape, read_dtype
 
-__all__ = ["MAX_ITEMS", "UnsupportedValueError", "Value", "drop_unsupported", "pack_value", "unpack_value"]
+__all__ = [
+    "MAX_ITEMS",
+    "UnsupportedValueError",
+    "Value",
+    "drop_unsupported",
+    "pack_value",
+    "unpack_value",
+]
 
 Value: TypeAlias = (
     None | bool | int | float | str | bytes | list[Any] | tuple[Any, ...] | dict[Any, Any] | Any
@@ -62,7 +70,13 @@ def _pack(value: Value, arrays: list[NDArray[Any]], path: str, depth: int) -> ob
         if value.dtype.str not in DTYPES:
             raise UnsupportedValueError(f"{path} is a numpy scalar of dtype {value.dtype}")
         return {"$n": [value.dtype.str, value.tobytes()]}
-    if value is None or isinstance(value, (bool, float, str, bytes)):
+    if value is None or isinstance(value, (bool, float, bytes)):
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UnsupportedValueError(f"{path} is text that is not Unicode: {error}") from error
         return value
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 64:
@@ -71,6 +85,10 @@ def _pack(value: Value, arrays: list[NDArray[Any]], path: str, depth: int) -> ob
     if isinstance(value, np.ndarray):
         if value.dtype.str not in DTYPES:
             raise UnsupportedValueError(f"{path} is an array of dtype {value.dtype}")
+        if not is_shape(value.shape):
+            raise UnsupportedValueError(f"{path} is an array of shape {value.shape}")
+        if len(arrays) == MAX_ITEMS:
+            raise UnsupportedValueError(f"{path} is one array more than the {MAX_ITEMS} allowed")
         # Not ascontiguousarray: it turns a 0-dimensional array into a 1-dimensional one.
         arrays.append(np.asarray(value, order="C"))
         return {"$a": len(arrays) - 1}
@@ -90,13 +108,14 @@ def _pack(value: Value, arrays: list[NDArray[Any]], path: str, depth: int) -> ob
 def _pack_map(
     value: Mapping[Any, Any], arrays: list[NDArray[Any]], path: str, depth: int
 ) -> dict[str, object]:
-    packed = {}
+    packed: dict[Any, object] = {}
     is_plain = True
     for key, item in value.items():
-        if not isinstance(key, (str, int)) or isinstance(key, bool):
+        if not isinstance(key, (str, int)) or isinstance(key, (bool, np.generic)):
             raise UnsupportedValueError(f"{path} has the key {key!r:.40}; keys are str or int")
         is_plain = is_plain and isinstance(key, str) and not key.startswith("$")
-        packed[key] = _pack(item, arrays, f"{path}[{key!r:.40}]", depth + 1)
+        where = f"{path}[{key!r:.40}]"
+        packed[_pack(key, arrays, where, depth)] = _pack(item, arrays, where, depth + 1)
     return packed if is_plain else {"$m": [[key, item] for key, item in packed.items()]}
 
 
@@ -132,7 +151,7 @@ def _unpack(raw: object, arrays: Sequence[NDArray[Any]], depth: int) -> Value:
 def _unpack_reserved(key: str, body: object, arrays: Sequence[NDArray[Any]], depth: int) -> Value:
     if key == "$a":
         if type(body) is not int or not 0 <= body < len(arrays):
-            raise RemoteProtocolError(f"array index {body!r:.20} is not one of {len(arrays)}")
+            raise RemoteProtocolError(f"array index {reprlib.repr(body)} is not one of {len(arrays)}")
         return arrays[body]
     if not isinstance(body, list):
         raise RemoteProtocolError(f"the body of {key!r:.20} is not a list")
@@ -171,18 +190,24 @@ def drop_unsupported(value: Mapping[str, Value]) -> tuple[dict[str, Value], dict
     Returns:
         What can be carried; and for each dropped entry its path and the reason.
     """
-    kept: dict[str, Value] = {}
     dropped: dict[str, str] = {}
+    return _keep_supported(value, dropped, "", 0), dropped
+
+
+def _keep_supported(
+    value: Mapping[str, Value], dropped: dict[str, str], path: str, depth: int
+) -> dict[str, Value]:
+    kept: dict[str, Value] = {}
     for key, item in value.items():
         try:
-            pack_value({key: item}, [], path="info")
+            _pack({key: item}, [], "info", depth)
         except UnsupportedValueError as error:
-            if isinstance(item, dict) and isinstance(key, str):
-                inner, reasons = drop_unsupported(item)
-                kept[key] = inner
-                dropped.update({f"{key}/{name}": why for name, why in reasons.items()})
+            is_map = isinstance(item, dict) and len(item) <= MAX_ITEMS and isinstance(key, str)
+            # The depth ends the search in a map that holds itself.
+            if is_map and depth < MAX_DEPTH:
+                kept[key] = _keep_supported(item, dropped, f"{path}{key}/", depth + 1)
             else:
-                dropped[str(key)] = str(error)
+                dropped[f"{path}{key}"] = str(error)
         else:
             kept[key] = item
-    return kept, dropped
+    return kept

@@ -92,7 +92,7 @@ class RobotServer:
                 f"refusing to listen at {host} without a token: anyone on the network could move "
                 "the robot. Pass token=... (--token-file), or keep 127.0.0.1 and use an SSH tunnel"
             )
-        self._robot = robot
+        robot.mode = self.mode
         self._host = host
         self._port = port
         self._token = token

@@ -70,6 +70,7 @@ class CameraConfig:
             0 where unknown.
         on_request: Whether the camera is left out of the observation unless a client asks
             for it by name.
+        hz: Nominal rate, for people; 0 if it has none.
     """
 
     name: str
@@ -82,6 +83,7 @@ class CameraConfig:
     image_dtype: DTypeLike = np.uint8
     depth_dtype: DTypeLike = np.float32
     on_request: bool = False
+    hz: float = 0.0
 
     def __post_init__(self) -> None:
         _check_name(self.name, "camera")
@@ -112,6 +114,7 @@ class ProprioConfig:
         unit: For people: ``"rad"``, ``"m/s"``.
         on_request: Whether the stream is left out of the observation unless a client asks
             for it by name.
+        hz: Nominal rate, for people; 0 if it has none.
     """
 
     name: str
@@ -121,6 +124,7 @@ class ProprioConfig:
     high: ArrayLike | None = None
     unit: str = ""
     on_request: bool = False
+    hz: float = 0.0
 
     def __post_init__(self) -> None:
         _check_name(self.name, "proprioception stream")

@@ -111,6 +111,7 @@ def describe_streams(
             _box(config.low, config.high, (config.size,), config.dtype),
             unit=config.unit,
             on_request=config.on_request,
+            hz=config.hz,
         )
         for config in proprios
     ]
@@ -142,6 +143,7 @@ def _camera_stream(
         camera=config.name,
         unit=unit,
         on_request=config.on_request or is_calibration,
+        hz=config.hz,
     )
 
 
@@ -153,9 +155,10 @@ def _stream(
     camera: str = "",
     unit: str = "",
     on_request: bool = False,
+    hz: float = 0.0,
 ) -> StreamSpec:
     array = ArraySpec(name, np.dtype(space.dtype), space.shape or ())
-    return StreamSpec(array, kind, space, camera, unit, on_request)
+    return StreamSpec(array, kind, space, camera, unit, on_request, hz)
 
 
 def space_streams(space: spaces.Space[Any]) -> tuple[StreamSpec, ...]:

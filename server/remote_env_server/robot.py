@@ -69,6 +69,7 @@ class Robot:
     Attributes:
         name: For people; the class's name unless set.
         modes: What the robot can do; the first is the default.
+        mode: In which it is served; set by the server before ``open``.
         action_space: A Gymnasium space with real limits.
         control_hz: Actions per second.
         out_of_bounds: What happens to an action outside ``action_space``.
@@ -95,6 +96,7 @@ class Robot:
         Raises:
             ConfigurationError: If two have the same name.
         """
+        self.mode = self.modes[0]
         self._cameras: dict[str, CameraBuffer] = {}
         self._proprios: dict[str, ProprioBuffer] = {}
         self._sensors: list[SensorThread] = []

@@ -201,6 +201,8 @@ class _Peer:
         """Take the next frame."""
         try:
             with self._lock:
+                if self.connection.state is State.CLOSED:
+                    return  # both ends said goodbye at once, or what came after an error
                 message = self.connection.receive(frame, time.monotonic())
         except RemoteProtocolError as error:
             self._end(error)

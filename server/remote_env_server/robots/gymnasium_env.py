@@ -8,14 +8,19 @@ with its exact types.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import logging
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from remote_env.errors import ConfigurationError
@@ -40,12 +45,12 @@ class GymnasiumConfig:
         env_id: As for ``gymnasium.make``, ``module:Id-v0`` included.
         camera: Whether to offer ``env.render()`` as the stream ``render/image``, sent and
             rendered only if somebody asks for it.
-        kwargs: Handed to ``gymnasium.make``.
+        kwargs: Handed to ``gymnasium.make``, as a JSON object.
     """
 
     env_id: str
     camera: bool = True
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: str = "{}"
 
 
 class GymnasiumRobot(Robot):
@@ -63,6 +68,7 @@ class GymnasiumRobot(Robot):
             ConfigurationError: If there is not; says what to install or import.
         """
         self.config = config
+        self._kwargs = _read_kwargs(config.kwargs)
         self.name = config.env_id
         self.control_hz = 0.0
         self._image: tuple[int, ...] | None = None
@@ -71,14 +77,7 @@ class GymnasiumRobot(Robot):
         self._observation: Any = None
         self._outcome = Outcome()
         super().__init__()
-        try:
-            spec = gymnasium.spec(config.env_id)
-        except (gymnasium.error.Error, ModuleNotFoundError) as error:
-            raise ConfigurationError(
-                f"{error}. Environments of other packages are served as "
-                "gymnasium:MODULE:ID, such as gymnasium:gymnasium_robotics:FetchReach-v4"
-            ) from error
-        self.max_episode_steps = spec.max_episode_steps
+        self.max_episode_steps = _find(config.env_id).max_episode_steps
 
     def open(self) -> None:
         """Make the environment; once more before it, to learn the size of its pictures."""
@@ -91,14 +90,14 @@ class GymnasiumRobot(Robot):
             self._cameras[_CAMERA] = CameraBuffer(self._camera_config())
 
     def _make(self, render_mode: str | None) -> gymnasium.Env[Any, Any]:
-        kwargs = dict(self.config.kwargs)
+        kwargs = dict(self._kwargs)
         if render_mode is not None:
             kwargs.setdefault("render_mode", render_mode)
         return gymnasium.make(self.config.env_id, **kwargs)
 
     def _probe_picture(self) -> tuple[int, ...] | None:
         """Render one picture of a throw-away copy: the served one's state stays untouched."""
-        if "render_mode" in self.config.kwargs:
+        if "render_mode" in self._kwargs or not _may_render():
             return None
         try:
             with contextlib.closing(self._make("rgb_array")) as probe:
@@ -166,3 +165,47 @@ class GymnasiumRobot(Robot):
         if self._env is not None:
             self._env.close()
 
+
+def _read_kwargs(text: str) -> dict[str, Any]:
+    try:
+        kwargs = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"kwargs {text!r:.100} is no JSON: {error}") from error
+    if not isinstance(kwargs, dict):
+        raise ConfigurationError(f"kwargs {text!r:.100} is no JSON object")
+    return kwargs
+
+
+def _find(env_id: str) -> EnvSpec:
+    """Return what is registered under an id; imports the module that registers it."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error}; install the package that has {env_id!r}") from error
+    except gymnasium.error.Error as error:
+        raise ConfigurationError(
+            f"{str(error).rstrip('.')}. Environments of other packages are served as "
+            "gymnasium:MODULE:ID, such as gymnasium:gymnasium_robotics:FetchReach-v4"
+        ) from error
+
+
+def _may_render() -> bool:
+    """Whether rendering can be tried at all; prepares MuJoCo for a machine without a screen.
+
+    MuJoCo's default there is GLFW, which does not fail but takes the process down with it.
+    """
+    has_screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform != "linux" or has_screen:
+        return True
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is None:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        return True
+    context = getattr(mujoco, "GLContext", None)
+    if context is not None and "glfw" in context.__module__:
+        logger.info("no camera: mujoco was imported without a screen; set MUJOCO_GL=egl before")
+        return False
+    return True
