@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given[:1] == ["serve"]:
             _serve(given[1:])
         else:
-            _run(tyro.cli(_Command, prog="remote-env", args=given or ["--help"]))  # type: ignore[call-overload]
+            _run(tyro.cli(_Command, prog="remote-env", args=given or ["--help"]))
     except RemoteEnvError as error:
         _ERRORS.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         return 1
@@ -228,7 +228,8 @@ def _parse_serve(recipe: RobotRecipe, arguments: list[str]) -> Any:
     """Parse the options of the server and of this robot, side by side."""
     options: type[Any] = ServeOptions
     if recipe.config is not None:
-        robot_type = Annotated[type(recipe.config), tyro.conf.arg(name="")]
+        # tyro reads the annotation; it depends on the robot that was named.
+        robot_type: Any = Annotated[type(recipe.config), tyro.conf.arg(name="")]
         options = make_dataclass(
             "ServeOptions",
             [("robot", robot_type, field(default=recipe.config))],
@@ -277,7 +278,9 @@ def _facts(spec: RobotSpec) -> list[str]:
     if spec.action_lifetime:
         lines.append(f"holds        {spec.action_lifetime * 1e3:.0f} ms after the last action")
     if spec.reset_options:
-        lines += [f"reset option {name}: {_plain(text)}" for name, text in spec.reset_options.items()]
+        lines += [
+            f"reset option {name}: {_plain(text)}" for name, text in spec.reset_options.items()
+        ]
     lines += [f"{_plain(key):12} {_plain(str(value))}" for key, value in spec.extra.items()]
     return lines
 

@@ -368,4 +368,3 @@ class RobotClient:
         stop_keeping(self)
         if link is not None:
             link.close()
-

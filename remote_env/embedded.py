@@ -7,17 +7,25 @@ needs no more than the base install, and neither does this.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from remote_env_server import RobotServer
-
-__all__ = ["start_embedded"]
+__all__ = ["EmbeddedServer", "start_embedded"]
 
 logger = logging.getLogger(__name__)
 
 
-def start_embedded(robot: str) -> RobotServer:
+class EmbeddedServer(Protocol):
+    """What the environment needs of the server that it owns."""
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+
+    def stop(self) -> None:
+        """Close the robot and stop. Idempotent."""
+
+
+def start_embedded(robot: str) -> EmbeddedServer:
     """Serve a robot on threads of this process, behind a real loopback socket.
 
     Args:

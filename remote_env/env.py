@@ -5,22 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from remote_env.client import RobotClient
-from remote_env.embedded import start_embedded
+from remote_env.embedded import EmbeddedServer, start_embedded
 from remote_env.errors import ActionRefusedError, ConfigurationError, LocalProtocolError
 from remote_env.pictures import tile
 from remote_env.protocol import ResetDone, StepDone, Value
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
-
-if TYPE_CHECKING:
-    from remote_env_server import RobotServer
 
 __all__ = ["RemoteRobotEnv"]
 
@@ -51,7 +48,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
     =====================  =========================================================
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as in gymnasium.Env)
 
     def __init__(
         self,
@@ -98,13 +95,11 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self._take = take
         self._step_timeout = step_timeout
         self._reset_timeout = reset_timeout
-        self._server: RobotServer | None = None
+        self._server: EmbeddedServer | None = None
         if url is None:
             self._server = start_embedded(robot)
             url = self._server.url
-        self._client = RobotClient(
-            url, token=token, owner=owner, connect_timeout=connect_timeout
-        )
+        self._client = RobotClient(url, token=token, owner=owner, connect_timeout=connect_timeout)
         try:
             spec = self._client.connect()
             self._choose(spec, streams, flatten)
@@ -222,9 +217,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             raise ActionRefusedError(
                 f"the action does not fit the action space: {error}", code="robot.action.shape"
             ) from None
-        differ = any(
-            a.dtype != s.dtype for a, s in zip(arrays, self._action.layout, strict=True)
-        )
+        differ = any(a.dtype != s.dtype for a, s in zip(arrays, self._action.layout, strict=True))
         done = self._client.step(
             [np.asarray(array, order="C") for array in arrays],
             episode=self._episode,
@@ -264,7 +257,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         observed = arrays[: len(self._observation.layout)]
         return self._observation.unflatten(observed), {**done.info, "remote": remote}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return the newest pictures side by side, ``(height, width, 3)`` uint8 RGB.
 
         Raises:

@@ -238,9 +238,7 @@ def _read(described: Any, depth: int) -> spaces.Space[Any]:
             dtype.type,
         )
     if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(
-            described["nvec"], dtype=dtype.type, start=described["start"]
-        )
+        return spaces.MultiDiscrete(described["nvec"], dtype=dtype.type, start=described["start"])
     raise ValueError(f"unknown kind {kind!r:.40}")
 
 

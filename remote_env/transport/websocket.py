@@ -69,8 +69,10 @@ class WebSocketLink:
 
     def _lost(self, error: ws.ConnectionClosed) -> ConnectionLostError:
         received = error.rcvd
-        why = f"{received.reason or 'no reason given'} ({received.code})" if received else (
-            "the peer vanished"
+        why = (
+            f"{received.reason or 'no reason given'} ({received.code})"
+            if received
+            else ("the peer vanished")
         )
         return ConnectionLostError(f"the connection to {self._url} is closed: {why}")
 

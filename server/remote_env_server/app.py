@@ -76,7 +76,9 @@ class RobotServer:
         try:
             self.mode = Mode(mode) if mode is not None else robot.modes[0]
         except ValueError:
-            raise ConfigurationError(f"mode must be 'lockstep' or 'realtime', not {mode!r}") from None
+            raise ConfigurationError(
+                f"mode must be 'lockstep' or 'realtime', not {mode!r}"
+            ) from None
         if self.mode not in robot.modes:
             raise ConfigurationError(
                 f"{type(robot).__name__} cannot be served in {self.mode.value}, only in "

@@ -31,10 +31,6 @@ __all__ = [
 ]
 
 
-def _identity(size: int) -> Any:
-    return field(default_factory=lambda: np.eye(size))
-
-
 def _check_name(name: object, what: str) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"a {what} needs a name, not {name!r}")
@@ -78,8 +74,8 @@ class CameraConfig:
     width: int
     channels: int = 3
     has_depth: bool = False
-    intrinsics: NDArray[np.float64] = _identity(3)
-    extrinsics: NDArray[np.float64] = _identity(4)
+    intrinsics: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
+    extrinsics: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     image_dtype: DTypeLike = np.uint8
     depth_dtype: DTypeLike = np.float32
     on_request: bool = False

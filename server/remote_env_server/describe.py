@@ -79,6 +79,7 @@ def _action_space_of(robot: Robot, name: str, extra: Mapping[str, Value]) -> spa
     # Servers written after the chiral guide declare no action space.
     shape = extra.get("action_shape")
     joints = {config.name: config for config in robot.proprio_configs()}.get("joint_pos")
+    guess: spaces.Box
     if isinstance(shape, (list, tuple)):
         guess = spaces.Box(-np.inf, np.inf, tuple(int(n) for n in shape), np.float32)
     elif joints is not None:

@@ -32,8 +32,7 @@ class Episode:
         """
         if number != self.number:
             raise EpisodeOverError(
-                f"episode {number} is over, the robot is in episode {self.number}; call "
-                "env.reset()"
+                f"episode {number} is over, the robot is in episode {self.number}; call env.reset()"
             )
         if self.end_reason is not None:
             raise EpisodeOverError(

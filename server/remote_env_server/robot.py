@@ -20,14 +20,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from remote_env.errors import ConfigurationError
 from remote_env.protocol.messages import EndReason
 from remote_env.protocol.values import Value
-from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
+from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer, CameraConfig, ProprioBuffer, ProprioConfig
 from remote_env_server.describe import describe_streams, observation_space_of
 from remote_env_server.sensors import SensorThread
@@ -88,7 +87,7 @@ class Robot:
     max_episode_steps: int | None = None
     seedable: bool = False
     reply_delay: float = 0.0
-    reset_options: Mapping[str, str] | None = {}  # noqa: RUF012 (never written to)
+    reset_options: Mapping[str, str] | None = {}
 
     def __init__(self) -> None:
         """Allocate the buffers of all declared cameras and streams.
@@ -101,16 +100,17 @@ class Robot:
         self._proprios: dict[str, ProprioBuffer] = {}
         self._sensors: list[SensorThread] = []
         self._subscribed: frozenset[str] = frozenset()
-        names = [config.name for config in (*self.camera_configs(), *self.proprio_configs())]
+        cameras, proprios = list(self.camera_configs()), list(self.proprio_configs())
+        names = [camera.name for camera in cameras] + [proprio.name for proprio in proprios]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(
                     f"{type(self).__name__} declares {name!r} twice; names of cameras and "
                     "proprioception streams must be unique"
                 )
-        for camera in self.camera_configs():
+        for camera in cameras:
             self._cameras[camera.name] = CameraBuffer(camera)
-        for proprio in self.proprio_configs():
+        for proprio in proprios:
             self._proprios[proprio.name] = ProprioBuffer(proprio)
 
     # What there is
@@ -141,10 +141,10 @@ class Robot:
 
     # What it does
 
-    def open(self) -> None | Awaitable[None]:
+    def open(self) -> Awaitable[None] | None:
         """Connect to the hardware and start the sensors."""
 
-    def close(self) -> None | Awaitable[None]:
+    def close(self) -> Awaitable[None] | None:
         """Disconnect; sensor threads started with ``start_sensor`` are stopped after it."""
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Value] | None = None) -> Any:
@@ -156,7 +156,7 @@ class Robot:
         """
         raise NotImplementedError(f"{type(self).__name__} must implement reset()")
 
-    def apply_action(self, action: Any) -> None | Awaitable[None]:
+    def apply_action(self, action: Any) -> Awaitable[None] | None:
         """Make the motors move. Return at once in realtime; do not wait for the motion.
 
         Args:
@@ -176,7 +176,7 @@ class Robot:
         """
         return Outcome()
 
-    def hold(self) -> None | Awaitable[None]:
+    def hold(self) -> Awaitable[None] | None:
         """Make the robot safe where it is: hold its position, or stop its motion.
 
         Called in realtime when no new action came in time, at errors, and at the end of

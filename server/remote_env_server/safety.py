@@ -47,7 +47,7 @@ class GuardedAction:
 
 
 class ActionGuard:
-    """Checks actions in this order: finite, then bounds. (Shape and dtype are the codec's.)
+    """Checks actions: finite, then bounds. Shape and dtype come first, in the codec.
 
     Finite comes first because a clamp lets NaN through: every comparison with it is false.
     """

@@ -260,7 +260,9 @@ class _Peer:
         self.holder = Holder(self.number, message.process, message.owner)
         self._may_control = message.role == "control"
         spec = self._session.spec
-        logger.info("%s (%s) connected from %s", message.owner, message.client, self._sink.peer_name)
+        logger.info(
+            "%s (%s) connected from %s", message.owner, message.client, self._sink.peer_name
+        )
         self._send(
             spec.to_welcome(
                 message_id=message.id,

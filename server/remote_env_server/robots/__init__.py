@@ -71,7 +71,9 @@ def make_robot(name: str) -> Robot:
 
 def _load_class(where: str, class_name: str) -> type[Robot]:
     try:
-        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = (
+            _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"cannot load {where!r}: {error}; robots are called {', '.join(NAMES)}"
