@@ -1,0 +1,65 @@
+"""What all tests share."""
+
+import os
+
+# Before anything imports mujoco: without a screen its default takes the process down.
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+import faulthandler
+
+import hypothesis
+import pytest
+from remote_env_server import Robot, RobotServer
+
+import remote_env
+
+faulthandler.enable()
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=20_000,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# On a busy machine, bounds on real time are multiplied by this.
+SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))
+
+
+@pytest.fixture
+def slowdown():
+    return SLOWDOWN
+
+
+@pytest.fixture
+def serve():
+    """Serve robots on free ports; stops them at the end of the test."""
+    servers = []
+
+    def start(robot: Robot, **options) -> RobotServer:
+        server = RobotServer(robot, port=0, **options)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def connect():
+    """Make environments; closes them at the end of the test."""
+    environments = []
+
+    def make(url: str, **options) -> remote_env.RemoteRobotEnv:
+        env = remote_env.RemoteRobotEnv(url, **options)
+        environments.append(env)
+        return env
+
+    yield make
+    for env in environments:
+        env.close()

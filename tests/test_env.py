@@ -1,0 +1,469 @@
+"""The learner's environment against real servers: what it promises, and how it fails."""
+
+import logging
+import threading
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot, RobotServer
+from remote_env_server.robots import make_robot
+from sample_robots import Clipping, Counter, Limited, Rig
+from websockets.asyncio.server import serve as serve_websocket
+
+import remote_env
+from remote_env import errors
+
+
+@pytest.fixture
+def counter(serve):
+    robot = Counter()
+    robot.server = serve(robot)
+    return robot
+
+
+@pytest.fixture
+def env(counter, connect):
+    return connect(counter.server.url)
+
+
+# What it promises
+
+
+def test_the_first_line_a_newcomer_types_works(caplog):
+    with caplog.at_level(logging.WARNING), gym.make("RemoteRobot-v0") as env:
+        observation, info = env.reset(seed=1)
+        assert env.observation_space.contains(observation)
+        assert info["remote"]["seed_applied"] is True
+    assert [r.message for r in caplog.records if "no url was given" in r.message] != []
+
+
+def test_spaces_come_from_the_robot(env):
+    assert env.observation_space == spaces.Dict({"sum": spaces.Box(-1e6, 1e6, (2,), np.float64)})
+    assert env.action_space == Counter.action_space
+
+
+def test_the_same_seed_gives_the_same_episode(env):
+    first = env.reset(seed=7)[0]["sum"]
+    assert np.array_equal(env.reset(seed=7)[0]["sum"], first)
+    assert not np.array_equal(env.reset(seed=8)[0]["sum"], first)
+
+
+def test_every_array_is_the_callers_own_and_writable(env):
+    first, _ = env.reset(seed=1)
+    second, *_ = env.step(np.zeros(2, np.float32))
+    first["sum"][:] = 99.0
+    assert not np.shares_memory(first["sum"], second["sum"])
+    assert second["sum"][0] != 99.0
+
+
+def test_the_robots_own_info_stays_as_it_is(env):
+    _, info = env.reset(seed=1, options={"start": 2.0})
+    assert info.pop("remote")["seed_applied"] is True
+    assert info == {"start": 2.0}
+
+
+def test_info_tells_what_was_executed(serve, connect):
+    env = connect(serve(Clipping()).url)
+    env.reset(seed=1)
+    *_, info = env.step(np.array([0.5, 3.0], np.float32))
+    assert info["remote"]["action_executed"].tolist() == [0.5, 1.0]
+
+
+def test_the_robots_code_runs_on_the_control_thread_alone(counter, env):
+    env.reset(seed=1)
+    env.step(np.zeros(2, np.float32))
+    assert counter.threads == {"remote-env control"}
+
+
+def test_the_time_limit_of_the_robot_truncates_and_is_in_the_spec(serve, connect):
+    env = connect(serve(Limited()).url)
+    env.reset(seed=1)
+    flags = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(2)]
+    *_, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+    assert flags == [(False, False), (False, False)]
+    assert (terminated, truncated) == (False, True)
+    assert info["remote"]["end_reason"] == "time_limit"
+    assert env.spec_of_robot.max_episode_steps == 3
+
+
+def test_streams_choose_the_observation_and_calibration_comes_in_info(connect, serve):
+    env = connect(serve(Rig()).url, streams=["cam/depth"])
+    observation, info = env.reset()
+    assert list(observation) == ["cam/depth"]
+    assert env.observation_space.contains(observation)
+    assert info["remote"]["cameras"]["cam"]["extrinsics"].tolist() == np.eye(4).tolist()
+    assert info["remote"]["cameras"]["cam"]["intrinsics"].shape == (3, 3)
+
+
+def test_render_tiles_the_newest_pictures(serve, connect):
+    env = connect(serve(Rig()).url, render_mode="rgb_array")
+    env.reset()
+    picture = env.render()
+    assert picture.shape == (24, 32, 3)
+    assert picture.dtype == np.uint8
+    assert picture.max() > 0
+
+
+def test_render_shows_a_camera_that_is_not_observed(serve, connect):
+    env = connect(serve(Rig()).url, render_mode="rgb_array", streams=["joint_pos"])
+    observation, _ = env.reset()
+    assert list(observation) == ["joint_pos"]
+    assert env.render().shape == (24, 32, 3)
+
+
+def test_render_without_any_camera_is_a_clear_error(counter, connect):
+    with pytest.raises(errors.ConfigurationError, match="needs a camera, and Counter offers none"):
+        connect(counter.server.url, render_mode="rgb_array")
+
+
+def test_close_is_idempotent_and_leaves_no_thread(serve):
+    server = serve(Counter())
+    before = set(threading.enumerate())
+    env = remote_env.RemoteRobotEnv(server.url)
+    env.reset(seed=1)
+    env.close()
+    env.close()
+    left = {t for t in set(threading.enumerate()) - before if t.name != "remote-env keeper"}
+    assert left == set()
+
+
+def test_closing_an_embedded_robot_stops_its_server():
+    env = gym.make("RemoteRobot-v0", robot="gymnasium:CartPole-v1")
+    env.reset(seed=1)
+    env.close()
+    names = {thread.name for thread in threading.enumerate()}
+    assert "remote-env control" not in names
+    assert "remote-env network" not in names
+
+
+def test_a_spec_can_be_saved_and_gives_spaces_without_a_robot(env, tmp_path):
+    env.spec_of_robot.save(tmp_path / "robot.spec")
+    loaded = remote_env.RobotSpec.load(tmp_path / "robot.spec")
+    assert loaded.space_of(None) == env.observation_space
+    assert loaded.action_space == env.action_space
+    assert loaded.hash() == env.spec_of_robot.hash()
+
+
+def test_vector_environments_of_gymnasium_work(counter):
+    urls = [counter.server.url]
+    envs = gym.vector.SyncVectorEnv([lambda: remote_env.RemoteRobotEnv(urls[0])])
+    observations, _ = envs.reset(seed=1)
+    assert observations["sum"].shape == (1, 2)
+    envs.close()
+
+
+# How it fails: a clear error, and nothing is lost
+
+
+def test_an_unknown_host_is_named(connect):
+    with pytest.raises(errors.ConnectFailedError, match="robot.invalid"):
+        connect("ws://robot.invalid:8765")
+
+
+@pytest.mark.parametrize("url", ["robot:8765", "http://robot", "ws://", "", "ws:/robot"])
+def test_a_malformed_url_is_refused_with_an_example(url, connect):
+    with pytest.raises(errors.ConfigurationError, match=r"ws://robot.local:8765|no WebSocket addr"):
+        connect(url)
+
+
+def test_a_port_where_nothing_listens_says_how_to_start_a_robot(connect):
+    with pytest.raises(errors.ConnectFailedError, match="remote-env serve NAME"):
+        connect("ws://127.0.0.1:9")
+
+
+def test_a_port_that_never_answers_is_given_up_in_time(connect):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(errors.ConnectFailedError, match=r"no answer from .* within 0.3 s"):
+            connect(url, connect_timeout=0.3)
+
+
+def test_another_websocket_server_is_recognised(connect):
+    import asyncio
+
+    port, done, loop = [], threading.Event(), asyncio.new_event_loop()
+
+    async def echo(connection):
+        async for message in connection:
+            await connection.send(message)
+
+    async def main():
+        async with serve_websocket(echo, "127.0.0.1", 0) as server:
+            port.append(server.sockets[0].getsockname()[1])
+            done.set()
+            await stop.wait()
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    done.wait(5)
+    try:
+        with pytest.raises(errors.ConnectFailedError, match="does not speak remote-robot-env"):
+            connect(f"ws://127.0.0.1:{port[0]}")
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def test_step_before_reset_says_what_to_do(env):
+    with pytest.raises(errors.LocalProtocolError, match=r"call env.reset\(\) first"):
+        env.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(3, np.float32), r"must have the shape \(2,\), not \(3,\)"),
+        (np.zeros((1, 2), np.float32), r"not \(1, 2\)"),
+        (1.0, r"not \(\)"),
+        ("left", "shape"),
+        (np.array(["a", "b"]), "must be float32"),
+        (np.array([np.nan, 0], np.float32), "NaN or infinity"),
+        (np.array([np.inf, 0], np.float32), "NaN or infinity"),
+        (np.array([1e300, 0.0]), "NaN or infinity"),
+        (np.array([0, 1.5], np.float32), "out of bounds"),
+    ],
+)
+def test_a_bad_action_is_refused_and_the_episode_goes_on(action, message, counter, env):
+    before, _ = env.reset(seed=1)
+    with pytest.raises(errors.ActionRefusedError, match=message):
+        env.step(action)
+    assert counter.actions == []
+    after, *_ = env.step(np.array([1.0, 0.0], np.float32))
+    assert after["sum"].tolist() == [before["sum"][0] + 1.0, before["sum"][1]]
+
+
+def test_an_unknown_reset_option_is_refused_and_names_those_there_are(env):
+    with pytest.raises(errors.UnknownOptionError, match=r"'begin' is not known.*'start'"):
+        env.reset(options={"begin": 1})
+
+
+def test_an_unknown_stream_is_refused_and_names_those_there_are(counter, connect):
+    with pytest.raises(errors.ConfigurationError, match="no stream 'wrist'; it offers 'sum'"):
+        connect(counter.server.url, streams=["wrist"])
+
+
+def test_a_step_after_the_end_says_why_it_ended(serve, connect):
+    env = connect(serve(Limited()).url)
+    env.reset(seed=1)
+    for _ in range(3):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(errors.EpisodeOverError, match=r"after 3 steps \(time_limit\)"):
+        env.step(np.zeros(2, np.float32))
+    env.reset(seed=1)
+    env.step(np.zeros(2, np.float32))
+
+
+class Broken(Counter):
+    def apply_action(self, action):
+        raise OSError("motor 3 does not answer")
+
+
+def test_an_exception_of_the_driver_reaches_the_learner_and_the_server_lives(serve, connect):
+    env = connect(serve(Broken()).url)
+    env.reset(seed=1)
+    with pytest.raises(errors.RobotFaultError, match="OSError: motor 3 does not answer"):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(errors.EpisodeOverError):
+        env.step(np.zeros(2, np.float32))
+    env.reset(seed=1)
+
+
+class NoReset(Counter):
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("the arm is locked")
+
+
+def test_a_reset_that_fails_can_be_tried_again(serve, connect):
+    env = connect(serve(NoReset()).url)
+    with pytest.raises(errors.RobotFaultError, match="the arm is locked"):
+        env.reset()
+    with pytest.raises(errors.RobotFaultError, match="the arm is locked"):
+        env.reset()
+
+
+def test_a_camera_that_never_delivers_makes_reset_fail_with_its_name(serve, connect):
+    server = serve(Rig(publishes=False), sensor_timeout=0.2)
+    with pytest.raises(errors.SensorError, match="'cam/image' .and 1 more. did not deliver once"):
+        connect(server.url).reset()
+    observation, _ = connect(server.url, streams=["joint_pos"]).reset()
+    assert list(observation) == ["joint_pos"]
+
+
+class DeadSensor(Rig):
+    def read_camera(self):
+        raise ConnectionError("USB gone")
+
+
+def test_a_sensor_thread_that_raises_is_reported_with_its_exception(serve, connect):
+    with pytest.raises(errors.SensorError, match="sensor 'cam' failed: ConnectionError: USB gone"):
+        connect(serve(DeadSensor(), sensor_timeout=1.0).url).reset()
+
+
+class Unserializable(Counter):
+    def outcome(self, observation):
+        return Outcome(info={"good": 1, "bad": object(), "nested": {"fine": 2, "lock": set()}})
+
+
+def test_info_that_the_wire_cannot_carry_is_dropped_and_named_once(serve, connect, caplog):
+    env = connect(serve(Unserializable()).url)
+    env.reset(seed=1)
+    with caplog.at_level(logging.WARNING):
+        infos = [env.step(np.zeros(2, np.float32))[4] for _ in range(3)]
+    assert [{k: v for k, v in i.items() if k != "remote"} for i in infos] == [
+        {"good": 1, "nested": {"fine": 2}}
+    ] * 3
+    assert sum("info['bad']" in r.message for r in caplog.records) == 1
+    assert sum("info['nested/lock']" in r.message for r in caplog.records) == 1
+
+
+def test_a_server_that_stops_is_a_lost_connection_and_reset_finds_its_successor(connect):
+    with RobotServer(Counter(), port=0) as first:
+        env = connect(first.url)
+        env.reset(seed=1)
+        port = int(first.url.rpartition(":")[2])
+    with pytest.raises(errors.ConnectionLostError):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(errors.RemoteEnvError, match=r"reset\(\)"):
+        env.step(np.zeros(2, np.float32))
+    with RobotServer(Counter(), port=port):
+        env.reset(seed=1)
+        env.step(np.zeros(2, np.float32))
+
+
+class Slow(Counter):
+    def apply_action(self, action):
+        self.release.wait(10)
+
+    def __init__(self):
+        super().__init__()
+        self.release = threading.Event()
+
+
+def test_a_step_that_takes_too_long_ends_at_its_deadline(serve, connect):
+    robot = Slow()
+    env = connect(serve(robot).url, step_timeout=0.2)
+    env.reset(seed=1)
+    with pytest.raises(errors.DeadlineExceededError, match=r"no reply .* within 0.2 s"):
+        env.step(np.zeros(2, np.float32))
+    robot.release.set()
+    env.reset(seed=1)
+    env.step(np.zeros(2, np.float32))
+
+
+# Declarations that make no sense
+
+
+class TwoOfAName(Counter):
+    def camera_configs(self):
+        return [CameraConfig("cam", 2, 2), CameraConfig("cam", 2, 2)]
+
+
+def test_a_duplicate_camera_name_is_refused_at_construction():
+    with pytest.raises(errors.ConfigurationError, match="declares 'cam' twice"):
+        TwoOfAName()
+
+
+class NoSuper(Robot):
+    def __init__(self):
+        pass
+
+
+class NoAction(Robot):
+    def proprio_configs(self):
+        return [ProprioConfig("force", 1)]
+
+
+class Nothing(Robot):
+    action_space = spaces.Discrete(2)
+
+
+class Endless(Counter):
+    action_space = spaces.Sequence(spaces.Discrete(2))
+
+
+class Graphs(Counter):
+    @property
+    def observation_space(self):
+        return spaces.Dict({"scene": spaces.Graph(spaces.Box(0, 1, (2,)), None)})
+
+
+class Timeless(Counter):
+    control_hz = 0.0
+
+
+@pytest.mark.parametrize(
+    ("robot_class", "options", "message"),
+    [
+        (NoSuper, {}, r"must call super\(\).__init__\(\)"),
+        (NoAction, {}, "declares no action_space; set one"),
+        (Nothing, {}, "declare cameras in camera_configs"),
+        (Endless, {}, "'action' is a Sequence space, which has no fixed shape"),
+        (Graphs, {}, "'scene' is a Graph space"),
+        (Timeless, {"mode": "realtime"}, "control_hz must be positive"),
+        (Counter, {"mode": "warp"}, "'lockstep' or 'realtime', not 'warp'"),
+        (Rig, {"mode": "lockstep"}, "cannot be served in lockstep, only in realtime"),
+        (Counter, {"host": "0.0.0.0"}, "refusing to listen at 0.0.0.0 without a token"),
+        (Counter, {"token": "short"}, "needs 16; make one with"),
+    ],
+)
+def test_a_robot_that_cannot_be_served_is_refused_at_start(robot_class, options, message):
+    with pytest.raises(errors.ConfigurationError, match=message):
+        RobotServer(robot_class(), port=0, **options).start()
+
+
+def test_a_port_in_use_is_named(counter):
+    port = int(counter.server.url.rpartition(":")[2])
+    with pytest.raises(errors.ConfigurationError, match=f"cannot listen at 127.0.0.1:{port}"):
+        RobotServer(Counter(), port=port).start()
+
+
+def test_an_environment_that_does_not_exist_is_named():
+    with pytest.raises(errors.ConfigurationError, match="NoSuchEnv.*gymnasium:MODULE:ID"):
+        make_robot("gymnasium:NoSuchEnv-v0")
+
+
+class OpensBadly(Counter):
+    def open(self):
+        raise OSError("no arm on /dev/ttyUSB0")
+
+
+def test_a_robot_that_does_not_open_says_why_at_start():
+    with pytest.raises(OSError, match="no arm on /dev/ttyUSB0"):
+        RobotServer(OpensBadly(), port=0).start()
+
+
+# Tokens and roles
+
+TOKEN = "a token of more than sixteen characters"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"), [(None, "needs a token"), ("wrong", "does not accept this token")]
+)
+def test_without_the_right_token_nothing_is_told(token, message, serve, connect):
+    server = serve(Counter(), token=TOKEN)
+    with pytest.raises(errors.AccessDeniedError, match=message):
+        connect(server.url, token=token)
+
+
+def test_with_the_token_everything_works_and_no_log_holds_it(serve, connect, caplog):
+    with caplog.at_level(logging.DEBUG):
+        env = connect(serve(Counter(), token=TOKEN).url, token=TOKEN)
+        env.reset(seed=1)
+    assert TOKEN not in caplog.text
+
+
+def test_an_observer_may_look_and_not_command(counter):
+    client = remote_env.RobotClient(counter.server.url, role="observe")
+    spec = client.connect()
+    assert spec.name == "Counter"
+    assert spec.mode is Mode.LOCKSTEP
+    with pytest.raises(errors.AccessDeniedError, match="only observes"):
+        client.reset()
+    client.close()
