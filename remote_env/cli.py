@@ -85,7 +85,7 @@ class ClientOptions:
         timeout: For each answer, in seconds.
     """
 
-    url: tyro.conf.Positional[str]
+    url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
     token_file: Path | None = None
     timeout: float = 5.0
 
@@ -286,7 +286,9 @@ def _facts(spec: RobotSpec) -> list[str]:
 
 
 def _table_of(spec: RobotSpec) -> Table:
-    table = Table("stream", "kind", "shape", "dtype", "unit", "range", "rate", "sent")
+    table = Table()
+    for heading in ("stream", "kind", "shape", "dtype", "unit", "range", "rate", "sent"):
+        table.add_column(heading, no_wrap=heading in ("stream", "shape"), overflow="fold")
     for stream in spec.streams:
         is_calibration = stream.kind in (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
         sent = "on request" if stream.on_request else "always"

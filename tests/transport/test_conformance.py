@@ -1,0 +1,180 @@
+"""One suite for every transport: frames arrive whole, in order, and an end is an end."""
+
+import queue
+import threading
+
+import numpy as np
+import pytest
+
+from remote_env.errors import ConnectionLostError, DeadlineExceededError
+from remote_env.transport import connect
+from remote_env.transport.inprocess import InProcessListener
+from remote_env.transport.websocket_server import WebSocketListener
+
+LARGE = 5 << 20
+
+
+class ServerEnd:
+    """A handler that remembers what it is told."""
+
+    def __init__(self, sink):
+        self.sink = sink
+        self.frames = queue.SimpleQueue()
+        self.closed = threading.Event()
+
+    def on_frame(self, frame):
+        self.frames.put(bytes(frame))
+
+    def on_close(self, reason):
+        assert not self.closed.is_set(), "told twice"
+        self.closed.set()
+
+
+def over_websocket():
+    return WebSocketListener("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=LARGE)
+
+
+def in_process():
+    return InProcessListener("conformance")
+
+
+LISTENERS = {"websocket": over_websocket, "in-process": in_process}
+
+
+@pytest.fixture(params=LISTENERS.values(), ids=LISTENERS.keys())
+def listener(request):
+    listener = request.param()
+    listener.accepted = queue.SimpleQueue()
+
+    def accept(sink):
+        end = ServerEnd(sink)
+        listener.accepted.put(end)
+        return end
+
+    listener.start(accept)
+    yield listener
+    listener.stop()
+
+
+@pytest.fixture
+def ends(listener):
+    client = connect(listener.url, timeout=5, max_frame_size=2 * LARGE)
+    yield client, listener.accepted.get(timeout=5)
+    client.close()
+
+
+def test_a_frame_in_parts_arrives_whole(ends):
+    client, server = ends
+    client.send([b"one ", bytearray(b"frame "), memoryview(b"in parts")])
+    assert server.frames.get(timeout=5) == b"one frame in parts"
+
+
+def test_an_answer_arrives_in_memory_of_the_callers_own(ends):
+    client, server = ends
+    pixels = np.arange(100, dtype=np.uint8)
+    server.sink.send([b"answer", pixels.data])
+    answer = client.receive(timeout=5)
+    assert answer[:6] == b"answer"
+    answer[6:] = bytes(100)
+    assert pixels[-1] == 99
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, LARGE])
+def test_frames_of_any_size_arrive_both_ways(ends, size):
+    client, server = ends
+    frame = np.random.default_rng(size).bytes(size)
+    client.send([frame])
+    assert server.frames.get(timeout=5) == frame
+    server.sink.send([frame])
+    assert client.receive(timeout=5) == frame
+
+
+def test_frames_arrive_in_order(ends):
+    client, server = ends
+    for number in range(100):
+        server.sink.send([b"%d" % number])
+    assert [int(client.receive(timeout=5)) for _ in range(100)] == list(range(100))
+
+
+def test_answers_from_another_thread_arrive_in_order(ends):
+    client, server = ends
+
+    def answer():
+        for number in range(100):
+            server.sink.send([b"%d" % number])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    thread.join()
+    assert [int(client.receive(timeout=5)) for _ in range(100)] == list(range(100))
+
+
+def test_nothing_within_the_timeout_is_an_exceeded_deadline(ends):
+    client, _ = ends
+    with pytest.raises(DeadlineExceededError) as waited:
+        client.receive(timeout=0.05)
+    assert waited.value.waited == 0.05
+
+
+def test_a_frame_that_is_late_is_not_lost(ends):
+    client, server = ends
+    with pytest.raises(DeadlineExceededError):
+        client.receive(timeout=0.01)
+    server.sink.send([b"late"])
+    assert client.receive(timeout=5) == b"late"
+
+
+def test_the_client_closing_is_noticed_by_the_server(ends):
+    client, server = ends
+    client.close()
+    assert server.closed.wait(5)
+
+
+def test_the_server_closing_is_a_lost_connection_with_its_reason(ends):
+    client, server = ends
+    server.sink.close(1008, "not today")
+    with pytest.raises(ConnectionLostError, match="not today"):
+        client.receive(timeout=5)
+    with pytest.raises(ConnectionLostError):
+        client.receive(timeout=5)
+    with pytest.raises(ConnectionLostError):
+        client.send([b"x"])
+    assert server.closed.wait(5)
+
+
+def test_what_was_sent_before_a_close_still_arrives(ends):
+    client, server = ends
+    server.sink.send([b"last words"])
+    server.sink.close(1000, "bye")
+    assert client.receive(timeout=5) == b"last words"
+
+
+def test_a_listener_that_stops_is_a_lost_connection(listener, ends):
+    client, server = ends
+    listener.stop()
+    with pytest.raises(ConnectionLostError):
+        client.receive(timeout=5)
+    assert server.closed.wait(5)
+
+
+def test_stopping_and_closing_twice_is_harmless(listener, ends):
+    client, server = ends
+    client.close()
+    client.close()
+    listener.stop()
+    listener.stop()
+    server.sink.send([b"to nobody"])
+    server.sink.close(1000, "again")
+
+
+def test_connections_do_not_hear_each_other(listener):
+    first = connect(listener.url, timeout=5, max_frame_size=LARGE)
+    first_end = listener.accepted.get(timeout=5)
+    second = connect(listener.url, timeout=5, max_frame_size=LARGE)
+    second_end = listener.accepted.get(timeout=5)
+    second_end.sink.send([b"for the second"])
+    first_end.sink.send([b"for the first"])
+    assert first.receive(timeout=5) == b"for the first"
+    assert second.receive(timeout=5) == b"for the second"
+    first.close()
+    second.close()
