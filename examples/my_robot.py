@@ -9,6 +9,7 @@ import threading
 import numpy as np
 from fake_sdk import CameraSdk, SerialArm
 from gymnasium.spaces import Box
+
 from remote_env_server import CameraConfig, Outcome, ProprioConfig, Robot, RobotServer
 
 

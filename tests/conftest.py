@@ -11,9 +11,9 @@ import faulthandler
 
 import hypothesis
 import pytest
-from remote_env_server import Robot, RobotServer
 
 import remote_env
+from remote_env_server import Robot, RobotServer
 
 faulthandler.enable()
 hypothesis.settings.register_profile("default", deadline=None)

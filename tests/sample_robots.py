@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
+
 from remote_env_server import CameraConfig, Mode, Outcome, OutOfBounds, ProprioConfig, Robot
 
 

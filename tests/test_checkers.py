@@ -3,10 +3,10 @@
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
-from remote_env_server.robots import make_robot
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 import remote_env  # noqa: F401 (registers the environment)
+from remote_env_server.robots import make_robot
 
 # What the served environment's own spaces are warned for, served or not.
 OF_THE_ENVIRONMENT = "ignore:.*(infinity|symmetric and normalized).*:UserWarning"

@@ -10,10 +10,10 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
-import remote_env_server as chiral
-from remote_env_server import Robot, RobotServer
 
 import remote_env  # noqa: F401 (registers the environment)
+import remote_env_server as chiral
+from remote_env_server import Robot, RobotServer
 
 HEIGHT, WIDTH, JOINTS = 480, 640, 7
 

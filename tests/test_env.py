@@ -7,13 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot, RobotServer
-from remote_env_server.robots import make_robot
 from sample_robots import Clipping, Counter, Limited, Rig
 from websockets.asyncio.server import serve as serve_websocket
 
 import remote_env
 from remote_env import errors
+from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot, RobotServer
+from remote_env_server.robots import make_robot
 
 
 @pytest.fixture

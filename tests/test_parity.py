@@ -4,10 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
-from remote_env_server.robots import make_robot
 
 import remote_env  # noqa: F401 (registers the environment)
 from remote_env.transport.inprocess import InProcessListener
+from remote_env_server.robots import make_robot
 
 ENVIRONMENTS = [
     "CartPole-v1",

@@ -59,9 +59,7 @@ def read_dtype(raw: object) -> np.dtype[Any]:
     dtype = DTYPES.get(raw) if isinstance(raw, str) else None
     if dtype is None:
         # Not repr: what a peer nests a thousand times overflows the stack.
-        raise RemoteProtocolError(
-            f"dtype {reprlib.repr(raw)} is not one of {', '.join(DTYPES)}"
-        )
+        raise RemoteProtocolError(f"dtype {reprlib.repr(raw)} is not one of {', '.join(DTYPES)}")
     return dtype
 
 

@@ -106,9 +106,7 @@ _SCHEMAS: Final = {
 }
 
 
-def encode(
-    message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
-) -> list[Buffer]:
+def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS) -> list[Buffer]:
     """Turn a message into a frame.
 
     Copies arrays under 16 KiB once; larger ones go by reference: do not write into them
@@ -131,9 +129,9 @@ def encode(
         header = _header_of(message, schema, extra)
         layout = _agreed_layout(schema, header, layouts)
         packed = msgpack.packb(header)
+    except LocalProtocolError:
+        raise
     except (RemoteProtocolError, OverflowError, ValueError, TypeError) as error:
-        if isinstance(error, LocalProtocolError):
-            raise
         raise LocalProtocolError(f"{type(message).__name__} cannot be written: {error}") from error
     arrays = _agreed_arrays(message, schema, layout)
     if len(packed) > limits.header_size:
@@ -144,9 +142,7 @@ def encode(
     return _assemble(message.KIND, message.id, packed, [*arrays, *extra], limits)
 
 
-def _header_of(
-    message: Message, schema: _Schema, extra: list[NDArray[Any]]
-) -> dict[str, object]:
+def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> dict[str, object]:
     """Return the header; what the peer would refuse is refused here, by the same checks."""
     header: dict[str, object] = {}
     for name, wire_type in schema.fields:
@@ -361,7 +357,9 @@ def _unpack_header(packed: memoryview) -> dict[str, Any]:
         )
     # UnpackException is not a ValueError in every version of msgpack.
     except (ValueError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(f"the header is no msgpack that we accept: {error!r:.200}") from error
+        raise RemoteProtocolError(
+            f"the header is no msgpack that we accept: {error!r:.200}"
+        ) from error
     if not isinstance(header, dict):
         raise RemoteProtocolError("the header is not a map")
     return header

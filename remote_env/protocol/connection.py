@@ -10,10 +10,13 @@ and by the control thread for its replies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from remote_env.errors import (
     LocalProtocolError,
+    ProtocolError,
     RemoteEnvError,
     RemoteProtocolError,
     error_from_wire,
@@ -26,13 +29,19 @@ from remote_env.protocol.messages import (
     Error,
     Heartbeat,
     Message,
+    ResetDone,
     Role,
+    StepDone,
+    Subscribe,
     Subscribed,
     Welcome,
 )
 from remote_env.protocol.state import OUT_OF_BAND, TRANSITIONS, State
 
-__all__ = ["Connection", "Repeated"]
+__all__ = ["Connection", "Repeated", "error_of"]
+
+_ANSWERS: Final = frozenset(REPLIES.values())
+_UNASKED: Final = (Heartbeat, Bye)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +80,19 @@ class Connection:
         self._streams = Layout()
         self._last_id = 0
         # Requests without an answer yet, by id; the episode channel has at most one.
-        self._waiting: dict[int, type[Message]] = {}
+        self._waiting: dict[int, Message] = {}
+        self._forgotten: set[int] = set()
         self._channel_id = 0
-        self._last_answer: Repeated | None = None
+        # The last answer on the episode channel (True) and out of band (False).
+        self._last_answers: dict[bool, Repeated] = {}
 
     def next_id(self) -> int:
         """Return an id for the next request of this client."""
         return self._last_id + 1
 
     def is_waiting_for(self, request_id: int) -> bool:
-        """Whether the request with this id has no answer yet."""
-        return request_id in self._waiting
+        """Whether somebody waits for the answer to this request, and it has not come yet."""
+        return request_id in self._waiting and request_id not in self._forgotten
 
     def is_silent(self, now: float, *, longer_than: float) -> bool:
         """Whether nothing was heard from the peer for longer than so many seconds."""
@@ -91,22 +102,15 @@ class Connection:
         """Turn our own message into a frame, and take the step that it means.
 
         Raises:
-            LocalProtocolError: If it may not be said now, or cannot be written; the
-                state is then unchanged.
+            LocalProtocolError: If it may not be said now, or cannot be written; then
+                nothing has changed.
         """
-        following = self._following_state(message, self.role)
-        if following is None:
-            raise LocalProtocolError(
-                f"{type(message).__name__} may not be sent by the {self.role.value} in the "
-                f"state {self.state.value!r}"
-            )
-        if self.role is Role.CLIENT and type(message) in REPLIES and message.id <= self._last_id:
-            raise LocalProtocolError(f"request id {message.id} was used before")
+        following = self._judge(message, self.role, LocalProtocolError)
         frame = encode(message, self.layouts, limits=self._peer_limits)
+        if self.role is Role.SERVER and message.id:
+            is_channel = message.id == self._channel_id
+            self._last_answers[is_channel] = Repeated(message.id, frame)
         self._advance(message, following)
-        if self._answers_channel(message):
-            self._last_answer = Repeated(message.id, frame)
-        self._settle(message)
         return frame
 
     def receive(self, frame: Buffer, now: float) -> Message | Repeated | None:
@@ -114,29 +118,54 @@ class Connection:
 
         Returns:
             The message; ``Repeated`` if the request was answered before; None if there
-            is nothing to do: a request that is being worked on came again, or the answer
-            to a request that nobody waits for any more.
+            is nothing to do: a request that is being worked on came again, nobody waits
+            for this answer any more, or the connection is closed and the peer did not
+            know that yet.
 
         Raises:
-            RemoteProtocolError: If the peer may not say this now, or it is damaged. The
-                state is then unchanged, and the connection should be closed.
+            RemoteProtocolError: If the peer may not say this now, or it is damaged. Then
+                nothing has changed, and the connection should be closed.
         """
-        message = decode(frame, self.layouts, limits=self._limits)
+        message = self._take(frame)
         self.last_heard = now
-        if type(message) in REPLIES and message.id <= self._last_id:
-            return self._seen_before(message)
-        if self._is_late_answer(message):
-            return None
-        following = self._following_state(message, self.peer_role)
-        if following is None:
-            raise RemoteProtocolError(
-                f"{type(message).__name__} may not be sent by the {self.peer_role.value} in "
-                f"the state {self.state.value!r}"
-            )
-        self._agree(message)
-        self._advance(message, following)
-        self._settle(message)
         return message
+
+    def _take(self, frame: Buffer) -> Message | Repeated | None:
+        if self.state is State.CLOSED:
+            return None
+        message = decode(frame, self.layouts, limits=self._limits)
+        if self._was_asked_before(message):
+            return self._answer_again(message)
+        if self._was_answered_before(message):
+            return None
+        self._advance(message, self._judge(message, self.peer_role, RemoteProtocolError))
+        if message.id in self._forgotten:
+            self._forgotten.discard(message.id)
+            return None
+        return message
+
+    def _judge(self, message: Message, sender: Role, blame: type[ProtocolError]) -> State:
+        """Return the state after a message; changes nothing.
+
+        Raises:
+            ProtocolError: Of the class ``blame``, if the sender may not say this now.
+        """
+        kind = type(message)
+        following = self._following_state(message, sender)
+        if following is None:
+            raise blame(
+                f"{kind.__name__} may not be sent by the {sender.value} in the state "
+                f"{self.state.value!r}"
+            )
+        if kind in REPLIES:
+            if message.id <= self._last_id:
+                raise blame(f"request id {message.id} was used before")
+        elif kind in _UNASKED:
+            if message.id != 0:
+                raise blame(f"{kind.__name__} has the id 0, not {message.id}")
+        elif message.id != 0 or kind is not Error:
+            self._check_answer(message, blame)
+        return following
 
     def _following_state(self, message: Message, sender: Role) -> State | None:
         kind = type(message)
@@ -144,33 +173,48 @@ class Connection:
         # An Error without the pending request's id says nothing about the episode channel.
         if row is not None and (kind is not Error or message.id == self._channel_id):
             return row[1] if row[0] is sender else None
-        if kind in OUT_OF_BAND and self.state not in (State.OPENING, State.CLOSED):
-            allowed = OUT_OF_BAND[kind]
-            if allowed is None or allowed is sender:
-                return State.CLOSED if kind is Bye else self.state
-        # Before the hello a server may only say why it will not talk.
-        if self.state is State.OPENING and kind is Error and sender is Role.SERVER:
-            return State.CLOSED
-        return None
+        is_closed = self.state is State.CLOSED
+        if is_closed or kind not in OUT_OF_BAND or OUT_OF_BAND[kind] not in (None, sender):
+            return None
+        if kind is Bye or (kind is Error and message.id == 0):
+            return State.CLOSED  # one may give up at any time, also before the hello
+        return None if self.state is State.OPENING else self.state
+
+    def _check_answer(self, message: Message, blame: type[ProtocolError]) -> None:
+        kind = type(message)
+        request = self._waiting.get(message.id)
+        if request is None:
+            raise blame(f"{kind.__name__} answers request {message.id}, which nobody asked")
+        if kind is not Error and REPLIES[type(request)] is not kind:
+            raise blame(f"{type(request).__name__} was answered by {kind.__name__}")
+        match message:
+            case Welcome():
+                names = [spec.name for spec in message.streams]
+                _check_choice(message.subscribed, names, blame)
+                _check_choice(names, names, blame)
+            case Subscribed():
+                _check_choice(message.streams, self._streams.names, blame)
+                if not isinstance(request, Subscribe) or request.streams != message.streams:
+                    raise blame("the streams that were subscribed are not those asked for")
+            case ResetDone() | StepDone():
+                allowed = (0, len(self.layouts.observation))
+                if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
+                    raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
 
     def _advance(self, message: Message, following: State) -> None:
-        kind = type(message)
-        if kind in REPLIES:
+        if type(message) in REPLIES:
             self._last_id = message.id
-            self._waiting[message.id] = kind
-            if kind not in OUT_OF_BAND:
+            self._waiting[message.id] = message
+            if type(message) not in OUT_OF_BAND:
                 self._channel_id = message.id
-        self.state = following
-
-    def _settle(self, message: Message) -> None:
-        if type(message) not in REPLIES:
+        else:
             self._waiting.pop(message.id, None)
-            if isinstance(message, Welcome):
-                self._adopt_welcome(message)
-            elif isinstance(message, Subscribed):
-                self.layouts = replace(
-                    self.layouts, observation=self._streams.subset(message.streams)
-                )
+        if isinstance(message, Welcome):
+            self._adopt_welcome(message)
+        elif isinstance(message, Subscribed):
+            observation = self._streams.subset(message.streams)
+            self.layouts = replace(self.layouts, observation=observation)
+        self.state = following
 
     def _adopt_welcome(self, message: Welcome) -> None:
         self._streams = Layout(message.streams)
@@ -181,51 +225,44 @@ class Connection:
         if self.role is Role.CLIENT:
             self._peer_limits = replace(self._peer_limits, frame_size=message.max_frame_size)
 
-    def _agree(self, message: Message) -> None:
-        """Refuse an agreement that cannot be kept, before any state changes."""
-        if isinstance(message, Welcome):
-            names = [spec.name for spec in message.streams]
-            offered, asked = set(names), message.subscribed
-            if len(offered) != len(names):
-                raise RemoteProtocolError("two streams have the same name")
-        elif isinstance(message, Subscribed):
-            offered, asked = set(self._streams.names), message.streams
-        else:
-            return
-        unknown = [name for name in asked if name not in offered]
-        if unknown or len(set(asked)) != len(asked):
-            raise RemoteProtocolError(f"streams that do not exist or come twice: {asked!r:.200}")
+    def _was_asked_before(self, message: Message) -> bool:
+        is_request = self.role is Role.SERVER and type(message) in REPLIES
+        return is_request and message.id <= self._last_id
 
-    def _answers_channel(self, message: Message) -> bool:
-        return self.role is Role.SERVER and message.id != 0 and message.id == self._channel_id
-
-    def _is_late_answer(self, message: Message) -> bool:
-        kind = type(message)
-        if self.role is not Role.CLIENT or kind in (Bye, Heartbeat) or message.id == 0:
-            return False
-        request = self._waiting.get(message.id)
-        if request is None:
-            if message.id > self._last_id:
-                raise RemoteProtocolError(f"an answer to request {message.id}, never asked")
-            return True
-        if kind is not Error and REPLIES[request] is not kind:
-            raise RemoteProtocolError(f"{request.__name__} was answered by {kind.__name__}")
-        return False
-
-    def _seen_before(self, message: Message) -> Repeated | None:
-        if self._last_answer is not None and message.id == self._last_answer.id:
-            return self._last_answer
+    def _answer_again(self, message: Message) -> Repeated | None:
+        for answer in self._last_answers.values():
+            if answer.id == message.id:
+                return answer
         if message.id in self._waiting:
             return None
         raise RemoteProtocolError(f"request id {message.id} was used before")
+
+    def _was_answered_before(self, message: Message) -> bool:
+        """Whether this answers a request of ours that already has its answer."""
+        is_answer = type(message) is Error or type(message) in _ANSWERS
+        return (
+            self.role is Role.CLIENT
+            and is_answer
+            and 0 < message.id <= self._last_id
+            and message.id not in self._waiting
+        )
 
     def close(self) -> None:
         """Note that the transport is gone: nothing may be said any more."""
         self.state = State.CLOSED
 
     def forget(self, request_id: int) -> None:
-        """Stop waiting for an answer; if it still comes, it is dropped by its id."""
-        self._waiting.pop(request_id, None)
+        """Stop waiting for an answer; if it still comes, what it means is noted, no more."""
+        if request_id in self._waiting:
+            self._forgotten.add(request_id)
+
+
+def _check_choice(
+    chosen: Sequence[str], offered: Sequence[str], blame: type[ProtocolError]
+) -> None:
+    unknown = [name for name in chosen if name not in offered]
+    if unknown or len(set(chosen)) != len(chosen):
+        raise blame(f"streams that do not exist or come twice: {chosen!r:.200}")
 
 
 def error_of(message: Error) -> RemoteEnvError:

@@ -1,7 +1,8 @@
 """What may be said next: one table for both ends, so neither can excuse itself.
 
 The table governs the episode channel. ``OUT_OF_BAND`` messages are legal in every state
-after the hello, because a release, a heartbeat or an error cannot wait for its turn.
+after the hello, because a release, a heartbeat or an error cannot wait for its turn. What
+ends the connection, a ``Bye`` or an ``Error`` with the id 0, is legal also before it.
 """
 
 from __future__ import annotations

@@ -151,7 +151,9 @@ def _unpack(raw: object, arrays: Sequence[NDArray[Any]], depth: int) -> Value:
 def _unpack_reserved(key: str, body: object, arrays: Sequence[NDArray[Any]], depth: int) -> Value:
     if key == "$a":
         if type(body) is not int or not 0 <= body < len(arrays):
-            raise RemoteProtocolError(f"array index {reprlib.repr(body)} is not one of {len(arrays)}")
+            raise RemoteProtocolError(
+                f"array index {reprlib.repr(body)} is not one of {len(arrays)}"
+            )
         return arrays[body]
     if not isinstance(body, list):
         raise RemoteProtocolError(f"the body of {key!r:.20} is not a list")
@@ -202,9 +204,8 @@ def _keep_supported(
         try:
             _pack({key: item}, [], "info", depth)
         except UnsupportedValueError as error:
-            is_map = isinstance(item, dict) and len(item) <= MAX_ITEMS and isinstance(key, str)
-            # The depth ends the search in a map that holds itself.
-            if is_map and depth < MAX_DEPTH:
+            can_look_inside = isinstance(key, str) and depth < MAX_DEPTH  # it may hold itself
+            if can_look_inside and isinstance(item, dict) and len(item) <= MAX_ITEMS:
                 kept[key] = _keep_supported(item, dropped, f"{path}{key}/", depth + 1)
             else:
                 dropped[f"{path}{key}"] = str(error)

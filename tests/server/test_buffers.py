@@ -5,6 +5,8 @@ import threading
 
 import numpy as np
 import pytest
+
+from remote_env.errors import ConfigurationError
 from remote_env_server.buffers import (
     CameraBuffer,
     CameraConfig,
@@ -13,8 +15,6 @@ from remote_env_server.buffers import (
     SlotPool,
 )
 from remote_env_server.snapshot import take_snapshot
-
-from remote_env.errors import ConfigurationError
 
 HEIGHT, WIDTH = 240, 320
 SNAPSHOTS = 100_000

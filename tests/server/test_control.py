@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from remote_env_server import Mode
 from sample_robots import Counter, Rig
 
 from remote_env import errors
 from remote_env.spec import StreamKind
+from remote_env_server import Mode
 
 pytestmark = pytest.mark.realtime
 ZERO = np.zeros(3, np.float32)

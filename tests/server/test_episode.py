@@ -1,10 +1,10 @@
 """Where an episode stands, and why it ended."""
 
 import pytest
-from remote_env_server import EndReason, Outcome
-from remote_env_server.episode import Episode
 
 from remote_env.errors import EpisodeOverError
+from remote_env_server import EndReason, Outcome
+from remote_env_server.episode import Episode
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,12 @@ from remote_env.errors import EpisodeOverError
         (Outcome(terminated=True), None, (True, False), EndReason.TASK),
         (Outcome(terminated=True), 1, (True, True), EndReason.TASK),
         (Outcome(truncated=True), None, (False, True), EndReason.ROBOT),
-        (Outcome(truncated=True, end_reason=EndReason.OPERATOR), 5, (False, True), EndReason.OPERATOR),
+        (
+            Outcome(truncated=True, end_reason=EndReason.OPERATOR),
+            5,
+            (False, True),
+            EndReason.OPERATOR,
+        ),
     ],
 )
 def test_a_step_ends_the_episode_for_the_right_reason(outcome, limit, flags, reason):

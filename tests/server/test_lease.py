@@ -1,9 +1,9 @@
 """The lease: one controller, named to everybody else."""
 
 import pytest
-from remote_env_server.lease import Holder, Lease
 
 from remote_env.errors import LeaseError
+from remote_env_server.lease import Holder, Lease
 
 ANN = Holder(1, "process a", "Ann")
 ANN_AGAIN = Holder(2, "process a", "Ann")

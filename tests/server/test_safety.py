@@ -8,10 +8,10 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from remote_env_server import OutOfBounds
-from remote_env_server.safety import ActionGuard, ActionWatchdog, action_lifetime
 
 from remote_env.errors import ActionRefusedError
+from remote_env_server import OutOfBounds
+from remote_env_server.safety import ActionGuard, ActionWatchdog, action_lifetime
 
 BOX = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32), dtype=np.float32)
 
@@ -84,9 +84,7 @@ def test_choices_are_never_clipped_but_refused(space, good, bad, policy):
 
 
 def test_every_leaf_of_a_structured_action_is_checked():
-    guard = ActionGuard(
-        spaces.Dict({"arm": BOX, "grip": spaces.Discrete(2)}), OutOfBounds.REFUSE
-    )
+    guard = ActionGuard(spaces.Dict({"arm": BOX, "grip": spaces.Discrete(2)}), OutOfBounds.REFUSE)
     assert guard.check([np.zeros(2, np.float32), np.asarray(1)]).value["grip"] == 1
     with pytest.raises(ActionRefusedError, match="'grip'"):
         guard.check([np.zeros(2, np.float32), np.asarray(2)])
