@@ -64,6 +64,7 @@ class CameraConfig:
         image_dtype: Of the image.
         depth_dtype: Of the depth image; float32 is in metres along the optical axis,
             0 where unknown.
+        max_depth: Largest depth, in metres, if there is one.
         on_request: Whether the camera is left out of the observation unless a client asks
             for it by name.
         hz: Nominal rate, for people; 0 if it has none.
@@ -78,6 +79,7 @@ class CameraConfig:
     extrinsics: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     image_dtype: DTypeLike = np.uint8
     depth_dtype: DTypeLike = np.float32
+    max_depth: float | None = None
     on_request: bool = False
     hz: float = 0.0
 

@@ -127,7 +127,7 @@ def describe_streams(
         streams.append(_camera_stream(config, StreamKind.IMAGE, pixels, ""))
         if config.has_depth:
             is_float = np.dtype(config.depth_dtype).kind == "f"
-            depth = _box(0, None, size, config.depth_dtype)
+            depth = _box(0, config.max_depth, size, config.depth_dtype)
             unit = "m" if is_float else "mm"
             streams.append(_camera_stream(config, StreamKind.DEPTH, depth, unit))
     return tuple(streams)

@@ -58,8 +58,8 @@ def test_an_allowed_name_is_welcome(serve):
 def ask(port, *headers):
     """Open a WebSocket by hand; return the first bytes of the answer."""
     request = (
-        "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + "".join(f"{h}\r\n" for h in headers)
+        "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" + "".join(f"{h}\r\n" for h in headers)
     )
     with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
         sock.sendall(request.encode() + b"\r\n")
