@@ -193,6 +193,7 @@ class _Peer:
         self._session = session
         self._sink = sink
         self._may_control = False
+        self._has_stamps = False
         self._lock = threading.Lock()
 
     # From the transport
@@ -285,7 +286,12 @@ class _Peer:
         self._choose(message.streams)
 
     def _choose(self, streams: tuple[str, ...]) -> None:
+        spec = self._session.spec
         self.streams = streams
+        # The leaves of a served environment's observation have no clock of their own.
+        self._has_stamps = any(
+            spec.stream(name).kind is not StreamKind.OBSERVATION for name in streams
+        )
         self._session.refresh_subscriptions()
 
     def _on_reset(self, message: Reset) -> None:
@@ -391,8 +397,7 @@ class _Peer:
         )
 
     def _times_of(self, captured: Captured) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        spec = self._session.spec
-        if all(spec.stream(name).kind is StreamKind.OBSERVATION for name in self.streams):
+        if not self._has_stamps:
             return (), ()
         fields = [captured.fields[name] for name in self.streams]
         return tuple(f.sequence for f in fields), tuple(f.stamp for f in fields)
