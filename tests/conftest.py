@@ -11,6 +11,7 @@ import faulthandler
 
 import hypothesis
 import pytest
+from blockbuster import blockbuster_ctx
 
 import remote_env
 from remote_env_server import Robot, RobotServer
@@ -27,6 +28,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 # On a busy machine, bounds on real time are multiplied by this.
 SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_an_event_loop():
+    """Make every blocking call on the network thread an error."""
+    with blockbuster_ctx():
+        yield
 
 
 @pytest.fixture
