@@ -295,6 +295,16 @@ def test_a_camera_that_never_delivers_makes_reset_fail_with_its_name(serve, conn
     assert list(observation) == ["joint_pos"]
 
 
+class Forgetful(Counter):
+    def camera_configs(self):
+        return [CameraConfig("cam", 4, 4)]
+
+
+def test_in_lockstep_too_a_camera_that_was_never_published_is_named(serve, connect):
+    with pytest.raises(errors.SensorError, match="'cam/image' did not deliver once after"):
+        connect(serve(Forgetful()).url).reset()
+
+
 class DeadSensor(Rig):
     def read_camera(self):
         raise ConnectionError("USB gone")

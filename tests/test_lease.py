@@ -18,7 +18,7 @@ import remote_env
 env = remote_env.RemoteRobotEnv(sys.argv[1], owner="Ann")
 env.reset()
 print("holding", flush=True)
-time.sleep(60)
+time.sleep(float(sys.argv[2]))
 """
 
 
@@ -29,7 +29,7 @@ def somebody_else():
 
     def start(url):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD_THE_LEASE, url], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD_THE_LEASE, url, "60"], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdout.readline() == "holding\n"
@@ -111,7 +111,10 @@ def test_a_learner_that_is_silent_between_calls_keeps_its_lease(serve, connect):
     env.reset()
     time.sleep(5 * HEARTBEAT_PERIOD)  # longer than a lease without a sign of life lasts
     other = subprocess.run(
-        [sys.executable, "-c", HOLD_THE_LEASE, url], capture_output=True, text=True, check=False
+        [sys.executable, "-c", HOLD_THE_LEASE, url, "0"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "LeaseError: the robot is commanded by" in other.stderr
     env.step(np.zeros(2, np.float32))
