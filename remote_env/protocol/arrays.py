@@ -25,6 +25,7 @@ __all__ = [
     "Layout",
     "aligned",
     "is_shape",
+    "place",
     "read_dtype",
     "read_shape",
 ]
@@ -48,6 +49,19 @@ _MAX_ELEMENTS: Final = 1 << 31
 def aligned(offset: int) -> int:
     """Round up to the next multiple of ``ALIGNMENT``."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def place(sizes: Iterable[int]) -> tuple[list[int], int]:
+    """Return where arrays of these sizes begin, and where the last one ends.
+
+    Offsets count in bytes from the start of the payload; each is a multiple of ``ALIGNMENT``.
+    """
+    offsets = []
+    end = 0
+    for size in sizes:
+        offsets.append(aligned(end))
+        end = offsets[-1] + size
+    return offsets, end
 
 
 def read_dtype(raw: object) -> np.dtype[Any]:
@@ -134,25 +148,17 @@ class ArraySpec:
 
 
 class Layout(Sequence[ArraySpec]):
-    """An agreed list of arrays, with the offset of each in the payload of a frame.
+    """An agreed list of arrays.
 
     Attributes:
-        offsets: Bytes from the start of the payload, each a multiple of ``ALIGNMENT``.
         nbytes: Bytes from the start of the payload to the end of the last array.
     """
 
-    __slots__ = ("_specs", "nbytes", "offsets")
+    __slots__ = ("_specs", "nbytes")
 
     def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
         self._specs = tuple(specs)
-        offsets = []
-        end = 0
-        for spec in self._specs:
-            start = aligned(end)
-            offsets.append(start)
-            end = start + spec.nbytes
-        self.offsets = tuple(offsets)
-        self.nbytes = end
+        _, self.nbytes = place(spec.nbytes for spec in self._specs)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remote_env.errors import LocalProtocolError, RemoteProtocolError, VersionMismatchError
-from remote_env.protocol.arrays import Layout, aligned, read_dtype, read_shape
+from remote_env.protocol.arrays import Layout, aligned, place, read_dtype, read_shape
 from remote_env.protocol.messages import (
     MESSAGES,
     Message,
@@ -175,21 +175,18 @@ def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequenc
 def _assemble(
     kind: int, message_id: int, packed: bytes, arrays: Sequence[NDArray[Any]], limits: Limits
 ) -> list[Buffer]:
+    offsets, payload_size = place(array.nbytes for array in arrays)
     start = PREFIX_SIZE + len(packed)
-    if any(array.nbytes for array in arrays):
+    if payload_size:
         start = aligned(start)
     else:
-        arrays = ()  # no payload, hence nothing to align
-    offsets = []
-    end = start
-    for array in arrays:
-        offsets.append(aligned(end))
-        end = offsets[-1] + array.nbytes
+        arrays, offsets = (), []  # no bytes, hence no place to align
+    end = start + payload_size
     if end > limits.frame_size:
         raise LocalProtocolError(f"a frame of {end} bytes; the limit is {limits.frame_size}")
     try:
         prefix = _PREFIX.pack(
-            _MAGIC, WIRE_VERSION, kind, 0, 0, len(packed), end - start, message_id
+            _MAGIC, WIRE_VERSION, kind, 0, 0, len(packed), payload_size, message_id
         )
     except struct.error as error:
         raise LocalProtocolError(
@@ -200,13 +197,13 @@ def _assemble(
     current += packed
     position = 0  # in the frame, where `current` begins
     for array, offset in zip(arrays, offsets, strict=True):
-        current += bytes(offset - position - len(current))
+        current += bytes(start + offset - position - len(current))
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         if array.nbytes < _COPY_BELOW:
             current += flat
         else:
             parts += [current, flat]
-            position = offset + array.nbytes
+            position = start + offset + array.nbytes
             current = bytearray()
     if current:
         parts.append(current)
@@ -313,11 +310,7 @@ def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list
             raise RemoteProtocolError("an array must be described as [dtype, shape]")
         dtype, shape = read_dtype(entry[0]), read_shape(entry[1])
         described.append((dtype, shape, math.prod(shape) * dtype.itemsize))
-    end = 0
-    offsets = []
-    for _, _, nbytes in described:
-        offsets.append(aligned(end))
-        end = offsets[-1] + nbytes
+    offsets, end = place(nbytes for _, _, nbytes in described)
     if end != len(payload):
         raise RemoteProtocolError(
             f"the payload has {len(payload)} bytes, and the agreed arrays take {end}"

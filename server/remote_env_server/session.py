@@ -123,8 +123,11 @@ class RobotSession:
                 code="robot.access.token",
             )
 
-    def acquire_lease(self, peer: _Peer, *, take: bool) -> None:
-        """Give the lease to a peer.
+    def begin(self, peer: _Peer, request: ResetRequest, *, take: bool) -> None:
+        """Give the lease to a peer, and its reset to the control thread.
+
+        Both under one lock, as in ``release_lease``: the mailbox then has requests in the
+        order in which the lease changed hands, and no late one ends a newer episode.
 
         Raises:
             LeaseError: If somebody else holds it.
@@ -135,15 +138,15 @@ class RobotSession:
             other = self._peers.get(present.connection) if present else None
             is_stale = other is None or other.connection.is_silent(now, longer_than=STALE_AFTER)
             lost = self._lease.acquire(peer.holder, take=take, is_stale=is_stale)
+            self.control.submit(request)
         if lost is not None:
             logger.info("%s took the robot over from %s", peer.holder.owner, lost.owner)
 
     def release_lease(self, peer: _Peer) -> None:
         """Take the lease back from a peer, if it has it; the robot then holds."""
         with self._lock:
-            had_it = self._lease.release(peer.number)
-        if had_it:
-            self.control.submit(HoldRequest())
+            if self._lease.release(peer.number):
+                self.control.submit(HoldRequest())
 
     def check_lease(self, peer: _Peer) -> None:
         """Refuse whoever does not hold the lease.
@@ -303,15 +306,13 @@ class _Peer:
                 f"reset option {unknown[0]!r} is not known; this robot knows "
                 f"{', '.join(map(repr, known or {})) or 'none'}"
             )
-        self._session.acquire_lease(self, take=message.take)
-        self._session.control.submit(
-            ResetRequest(
-                seed=message.seed,
-                options=message.options,
-                streams=self.streams,
-                finish=lambda result: self.finish_reset(message.id, result),
-            )
+        request = ResetRequest(
+            seed=message.seed,
+            options=message.options,
+            streams=self.streams,
+            finish=lambda result: self.finish_reset(message.id, result),
         )
+        self._session.begin(self, request, take=message.take)
 
     def _on_step(self, message: Step) -> None:
         self._check_may_control()
