@@ -219,10 +219,11 @@ class RobotClient:
         with self._lock:
             plain = dict(options) if options is not None else None
             message = Reset(id=self._next_id(), seed=seed, options=plain, take=take)
-            done = self._request(message, timeout=timeout)
-            assert isinstance(done, ResetDone)
+            # Before the answer: also a reset that fails half-way leaves us with the lease.
             self._may_hold_lease = True
             keep_alive(self)
+            done = self._request(message, timeout=timeout)
+            assert isinstance(done, ResetDone)
             return done
 
     def step(

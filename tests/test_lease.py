@@ -120,6 +120,39 @@ def test_a_learner_that_is_silent_between_calls_keeps_its_lease(serve, connect):
     env.step(np.zeros(2, np.float32))
 
 
+class SlowToReset(Counter):
+    def reset(self, *, seed=None, options=None):
+        time.sleep(3.0)
+        return super().reset(seed=seed)
+
+
+@pytest.mark.realtime
+def test_a_reset_that_takes_longer_than_a_lease_lasts_keeps_it(serve, connect):
+    url = serve(SlowToReset()).url
+    env = connect(url)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LEASE, url, "0"], stderr=subprocess.PIPE, text=True
+    )
+    env.reset()
+    _, complaint = other.communicate(timeout=30)
+    assert "LeaseError: the robot is commanded by" in complaint
+    env.step(np.zeros(2, np.float32))
+
+
+class FailsToReset(Counter):
+    def reset(self, *, seed=None, options=None):
+        raise OSError("stuck")
+
+
+def test_closing_after_a_failed_reset_returns_the_lease(serve, connect):
+    server = serve(FailsToReset())
+    env = connect(server.url)
+    with pytest.raises(errors.RobotFaultError):
+        env.reset()
+    env.close()
+    assert server._session._lease.holder is None
+
+
 @pytest.mark.realtime
 @pytest.mark.timeout(90)
 def test_a_learner_may_sleep_for_thirty_seconds_in_mid_episode(serve, connect, slowdown):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -132,11 +133,10 @@ class RobotSession:
         Raises:
             LeaseError: If somebody else holds it.
         """
-        now = time.monotonic()
         with self._lock:
             present = self._lease.holder
             other = self._peers.get(present.connection) if present else None
-            is_stale = other is None or other.connection.is_silent(now, longer_than=STALE_AFTER)
+            is_stale = other is None or other.is_stale(time.monotonic())
             lost = self._lease.acquire(peer.holder, take=take, is_stale=is_stale)
             self.control.submit(request)
         if lost is not None:
@@ -197,7 +197,19 @@ class _Peer:
         self._sink = sink
         self._may_control = False
         self._has_stamps = False
+        self._answered_at = -math.inf
         self._lock = threading.Lock()
+
+    def is_stale(self, now: float) -> bool:
+        """Whether there was no sign of life for so long that the lease may be taken.
+
+        Who waits for our answer is not silent, and has its time from the answer on.
+        """
+        return (
+            not self.connection.is_busy
+            and self.connection.is_silent(now, longer_than=STALE_AFTER)
+            and now - self._answered_at > STALE_AFTER
+        )
 
     # From the transport
 
@@ -261,7 +273,7 @@ class _Peer:
 
     def _on_hello(self, message: Hello) -> None:
         self._session.check_token(message.token)
-        self.holder = Holder(self.number, message.process, message.owner)
+        self.holder = Holder(self.number, message.process, message.owner or self._sink.peer_name)
         self._may_control = message.role == "control"
         spec = self._session.spec
         logger.info(
@@ -436,4 +448,5 @@ class _Peer:
         with self._lock:
             if self.connection.state is State.CLOSED:
                 return
+            self._answered_at = time.monotonic()
             self._sink.send(self.connection.send(message))

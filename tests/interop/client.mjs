@@ -1,0 +1,260 @@
+// A client for remote-robot-env, written from docs/protocol.md alone ("protocol.md, section X").
+//
+//   const robot = await RobotClient.connect("ws://127.0.0.1:8765", { owner: "me" });
+//   const first = await robot.reset({ seed: 1 });                // first.observation: a Map
+//   const next = await robot.step([Float32Array.of(0.25)]);      // next.reward, next.terminated
+//   await robot.release();
+//   await robot.close();
+//
+// It refuses frames that it cannot read, but does not check the type of every field.
+
+import { Decoder, Encoder } from "@msgpack/msgpack";
+import { randomUUID } from "node:crypto";
+import WebSocket from "ws";
+
+import {
+  DTYPES, RobotError, alignUp, decodeArray, demand, elements, encodeArray,
+} from "./arrays.mjs";
+
+export { RobotError };
+
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 1;
+const PREFIX = 24; // protocol.md, section 2
+const HEARTBEAT_MS = 500; // section 12
+const MAX_FRAME = 256 * 2 ** 20, MAX_HEADER = 2 ** 20, MAX_ITEMS = 1024, MAX_DEPTH = 16; // 13
+const FIRST_FRAMES = 128 * 1024; // section 13: what the server takes before its Welcome
+
+// Section 7: the numbers of the messages; of those that a server sends, also the fields.
+export const KIND = {
+  Hello: 1, Welcome: 2, Subscribe: 3, Reset: 5, ResetDone: 6, Step: 7, StepDone: 8, Release: 9,
+  Ping: 11, Heartbeat: 13, Error: 14, Bye: 15,
+};
+const FIELDS = {
+  2: "session server spec_hash capabilities max_frame_size streams subscribed action metadata",
+  4: "streams",
+  6: "episode tick time sequences stamps info remote",
+  8: "episode step tick time reward terminated truncated end_reason sequences stamps info remote",
+  10: "", 12: "time", 14: "code message retryable", 15: "reason",
+};
+
+// --------------------------------------------------------------- free-form values, section 6
+
+/** Where the robot must get a float: JavaScript would write 1.0 as the int 1. */
+export const float64 = (x) => ({ $n: ["<f8", new Uint8Array(Float64Array.of(x).buffer)] });
+
+/** Tuples become arrays, numpy scalars numbers, a `$m` a Map; `free` are the free arrays. */
+function decodeValue(value, free, depth = 0) {
+  demand(depth <= MAX_DEPTH, `a value nested deeper than ${MAX_DEPTH}`);
+  if (typeof value === "bigint") return smallest(value);
+  if (value === null || typeof value !== "object" || value instanceof Uint8Array) return value;
+  const inner = (item) => decodeValue(item, free, depth + 1);
+  if (Array.isArray(value)) return value.map(inner);
+  const entries = Object.entries(value), [key, body] = entries.find(([k]) => k[0] === "$") ?? [];
+  if (!key) return Object.fromEntries(entries.map(([name, item]) => [name, inner(item)]));
+  demand(entries.length === 1, `${key} beside other keys`);
+  if (key === "$t" && Array.isArray(body)) return body.map(inner);
+  if (key === "$m") return new Map(body.map(([name, item]) => [smallest(name), inner(item)]));
+  if (key === "$a" && free[body]) return free[body];
+  if (key === "$n" && body[1].length === DTYPES[body[0]].BYTES_PER_ELEMENT) {
+    const [number] = decodeArray(...body);
+    return body[0] === "|b1" ? number !== 0 : smallest(number);
+  }
+  throw new RobotError("protocol.remote", `a malformed ${key}`);
+}
+
+/** Ints come in any width (section 3): BigInt only where a number would not be exact. */
+function smallest(value) {
+  return typeof value === "bigint" && BigInt.asIntN(54, value) === value ? Number(value) : value;
+}
+
+// ------------------------------------------------------------------- frames, sections 2 and 3
+
+const encoder = new Encoder({ useBigInt64: true });
+const decoder = new Decoder({
+  useBigInt64: true, maxArrayLength: MAX_ITEMS, maxMapLength: MAX_ITEMS, maxExtLength: 0,
+  mapKeyConverter: (key) => (demand(typeof key === "string", "a key that is not text"), key),
+});
+
+/** A message to bytes; `arrays` are Uint8Arrays in the order of the payload. */
+export function encodeFrame(kind, id, fields, arrays = [], version = WIRE_VERSION) {
+  const header = encoder.encode(fields), offsets = [];
+  let end = 0;
+  for (const array of arrays) {
+    offsets.push(alignUp(end));
+    end = offsets.at(-1) + array.length;
+  }
+  const start = end ? alignUp(PREFIX + header.length) : PREFIX + header.length;
+  const frame = new Uint8Array(start + end), view = new DataView(frame.buffer);
+  frame.set([...Buffer.from(MAGIC), version, kind]);
+  view.setUint32(8, header.length, true);
+  view.setUint32(12, end, true);
+  view.setBigUint64(16, BigInt(id), true);
+  frame.set(header, PREFIX);
+  arrays.forEach((array, index) => frame.set(array, start + offsets[index]));
+  return frame;
+}
+
+/** Bytes to a message; `observed` are the [name, dtype, shape] of the agreed arrays, section 5. */
+export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
+  const frame = new Uint8Array(buffer, byteOffset, length); // no Buffer, which JSON shows oddly
+  demand(Buffer.from(MAGIC).equals(frame.subarray(0, 3)), "this is no robot server");
+  // Section 14: nothing after the version means anything in another version.
+  const versions = `the server speaks version ${frame[3]}, this client ${WIRE_VERSION}`;
+  demand(frame[3] === WIRE_VERSION, versions, "protocol.version");
+  demand(frame.length >= PREFIX, "a frame without a whole prefix");
+  const view = new DataView(buffer, byteOffset, length);
+  const kind = frame[4], size = view.getUint32(8, true), payload = view.getUint32(12, true);
+  const start = payload ? alignUp(PREFIX + size) : PREFIX + size;
+  demand(frame[5] === 0 && view.getUint16(6, true) === 0, "reserved bytes that are not zero");
+  demand(size <= MAX_HEADER && frame.length === start + payload, "a frame of the wrong length");
+  demand(kind in FIELDS, `message ${kind} from a server`);
+  const header = decoder.decode(frame.subarray(PREFIX, PREFIX + size));
+  const { arrays: described = [], ...fields } = header;
+  const names = FIELDS[kind].split(" ").filter(Boolean); // section 3: exactly these
+  demand(Object.keys(fields).sort().join() === names.sort().join(), `fields of message ${kind}`);
+  // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
+  const agreed = kind === KIND.ResetDone || kind === KIND.StepDone ? observed : [];
+  let end = 0;
+  const arrays = [...agreed.map(([, ...what]) => what), ...described].map(([dtype, shape]) => {
+    const offset = alignUp(end);
+    end = offset + elements(shape.map(Number)) * DTYPES[dtype].BYTES_PER_ELEMENT;
+    demand(end <= payload, "a payload that is too short");
+    return decodeArray(dtype, frame.subarray(start + offset, start + end));
+  });
+  demand(end === payload, "a payload of the wrong size");
+  const free = arrays.splice(agreed.length);
+  for (const name of names) fields[name] = decodeValue(fields[name], free);
+  if (agreed === observed) {
+    fields.observation = new Map(agreed.map(([name], index) => [name, arrays[index]]));
+  }
+  return { kind, id: Number(view.getBigUint64(16, true)), fields };
+}
+
+// --------------------------------------------------------------------------------- the client
+
+export class RobotClient {
+  #socket; #lastId = 0; #waiting = new Map(); #heartbeat; #over; #observed = [];
+  #episode = 0; #step = 0; #tick = 0;
+
+  /** Connects and greets; `client.welcome` is then what the robot told about itself. */
+  static async connect(url, { token = null, owner = "node", role = "control" } = {}) {
+    const client = new RobotClient(), name = "interop client.mjs";
+    await client.#open(url);
+    const hello = { role, token, owner, process: randomUUID(), client: name };
+    client.welcome = await client.#request("Hello", hello);
+    client.#observe(client.welcome.subscribed);
+    return client;
+  }
+
+  /** Chooses the arrays of later observations; possible before the first reset (section 5). */
+  async subscribe(names) {
+    this.#observe((await this.#request("Subscribe", { streams: names })).streams);
+  }
+
+  /** Begins an episode and takes the lease. Options are free-form, without arrays. */
+  async reset({ seed = null, options = null, take = false } = {}) {
+    // Section 12: signs of life from here on, for the lease counts while the reset lasts too.
+    this.#heartbeat ??= setInterval(() => this.#send(KIND.Heartbeat, 0, {}), HEARTBEAT_MS);
+    const done = await this.#request("Reset", { seed, options, take }, [], 120);
+    [this.#episode, this.#step, this.#tick] = [done.episode, 0, done.tick];
+    return done;
+  }
+
+  /** Executes one action: a typed array, or an array of numbers, for each of `welcome.action`. */
+  async step(action) {
+    const layout = this.welcome.action;
+    demand(action.length === layout.length, "the number of arrays", "robot.action.shape");
+    const arrays = layout.map((each, index) => encodeArray(each, action[index]));
+    const names = { episode: this.#episode, step: this.#step + 1, tick: this.#tick, dtypes: [] };
+    const done = await this.#request("Step", names, arrays);
+    [this.#step, this.#tick] = [done.step, done.tick]; // a refused step does not count
+    return done;
+  }
+
+  async ping() {
+    return (await this.#request("Ping", {})).time;
+  }
+
+  async release() {
+    clearInterval(this.#heartbeat);
+    this.#heartbeat = undefined;
+    await this.#request("Release", {});
+  }
+
+  /** Says bye, closes with 1000 (section 1), and returns the code with which it was closed. */
+  async close(reason = "done") {
+    if (!this.#over) this.#send(KIND.Bye, 0, { reason });
+    this.#finish(new RobotError("transport.lost", "this client closed the connection"));
+    return this.closed;
+  }
+
+  async #open(url) { // section 1: no Origin, no compression
+    const options = { perMessageDeflate: false, maxPayload: MAX_FRAME, handshakeTimeout: 5000 };
+    const socket = this.#socket = new WebSocket(url, SUBPROTOCOL, options);
+    const lost = (code, message) => this.#finish(new RobotError(code, message, true));
+    this.closed = new Promise((resolve) => socket.once("close", resolve));
+    this.closed.then((code) => lost("transport.lost", `the connection closed with ${code}`));
+    socket.on("message", (bytes, binary) => this.#receive(bytes, binary));
+    await new Promise((resolve, reject) => {
+      const fail = ({ message }) => reject(new RobotError("transport.connect", message, true));
+      socket.once("open", resolve).on("error", fail); // later errors are followed by "close"
+    });
+    demand(socket.protocol === SUBPROTOCOL, "the server speaks something else");
+  }
+
+  #send(kind, id, fields, arrays) {
+    if (this.#over) throw this.#over;
+    const frame = encodeFrame(kind, id, fields, arrays);
+    const limit = this.welcome?.max_frame_size ?? FIRST_FRAMES;
+    demand(frame.length <= limit, `a frame of more than ${limit} bytes`, "protocol.local");
+    this.#socket.send(frame);
+    this.#heartbeat?.refresh(); // every frame is a sign of life
+  }
+
+  #request(name, fields, arrays = [], seconds = 10) {
+    return new Promise((resolve, reject) => {
+      const id = this.#lastId + 1, kind = KIND[name]; // section 8: counting from 1
+      this.#send(kind, id, fields, arrays);
+      this.#lastId = id;
+      // Section 16, point 12: who does not know what the robot did closes the connection.
+      const late = new RobotError("transport.deadline", `no answer to ${name}`, true);
+      const timer = setTimeout(() => this.#finish(late), seconds * 1000);
+      this.#waiting.set(id, { kind, resolve, reject, timer });
+    });
+  }
+
+  #receive(bytes, binary) {
+    if (this.#over) return; // section 9: ignored
+    try {
+      demand(binary, "a text message");
+      const { kind, id, fields } = decodeFrame(bytes, this.#observed);
+      const { code, message, retryable, reason } = fields;
+      const error = kind === KIND.Error && new RobotError(code, message, retryable);
+      if (error && id === 0) return void this.#finish(error, false); // the server closes
+      demand(kind !== KIND.Bye, `the server closed: ${reason}`, "transport.lost");
+      demand(id >= 1 && id <= this.#lastId, `an answer to ${id}, which was never asked`);
+      const request = this.#waiting.get(id);
+      if (!request) return; // section 8: it has its answer already
+      demand(error || kind === request.kind + 1, `message ${kind} answers ${request.kind}`);
+      clearTimeout(request.timer);
+      this.#waiting.delete(id);
+      if (error) request.reject(error);
+      else request.resolve(fields);
+    } catch (error) { // section 9: a client that must refuse closes
+      this.#finish(error.code ? error : new RobotError("protocol.remote", error.message));
+    }
+  }
+
+  #observe(names) {
+    const streams = new Map(this.welcome.streams.map((stream) => [stream[0], stream]));
+    this.#observed = names.map((name) => streams.get(name));
+  }
+
+  #finish(error, close = true) {
+    this.#over ??= error;
+    clearInterval(this.#heartbeat);
+    for (const { reject, timer } of this.#waiting.values()) clearTimeout(timer), reject(error);
+    this.#waiting.clear();
+    if (close) this.#socket.close(1000);
+  }
+}

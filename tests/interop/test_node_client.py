@@ -1,0 +1,381 @@
+"""A client in another language, written from docs/protocol.md alone, against the real server."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import sample_robots
+from gymnasium import spaces
+
+from remote_env_server import ProprioConfig, Robot
+from remote_env_server.robots import make_robot
+
+HERE = pathlib.Path(__file__).parent
+NODE = shutil.which("node")
+TOKEN = "a-token-of-enough-characters"
+
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="needs Node.js: node is not on the PATH"),
+    pytest.mark.skipif(
+        not all((HERE / "node_modules" / name).is_dir() for name in ("ws", "@msgpack/msgpack")),
+        reason="needs the packages of tests/interop/package.json: npm install in tests/interop",
+    ),
+]
+
+
+class Echo(Robot):
+    """Observes its last action, in dtypes that JavaScript has no numbers for."""
+
+    action_space = spaces.Dict(
+        count=spaces.Box(-(2**60), 2**60, (), np.int64),
+        halves=spaces.Box(-65504, 65504, (5,), np.float16),
+        switches=spaces.MultiBinary(3),
+    )
+    reset_options: ClassVar = {"number": "a float", "names": "a list"}
+
+    def proprio_configs(self):
+        return [
+            ProprioConfig("switches", 3, np.int8),
+            ProprioConfig("halves", 5, np.float16),
+            ProprioConfig("count", 1, np.int64),
+        ]
+
+    def reset(self, *, seed=None, options=None):
+        self.options = options
+        self.apply_action({"switches": np.zeros(3), "halves": np.zeros(5), "count": 0})
+        return {
+            "tuple": (1, None, "é"),
+            "scalars": [np.float32(0.1), np.int64(2**60 + 1), np.float16(0.5), np.bool_(True)],
+            "arrays": {"first": np.arange(6, dtype=np.int16).reshape(2, 3), "none": np.zeros(0)},
+            "map": {3: {"$dollar": np.array(7.5)}},
+            "bytes": b"\x00\xff",
+            "large": 2**63,
+        }
+
+    def apply_action(self, action):
+        self.update_proprio("switches", np.asarray(action["switches"], np.int8))
+        self.update_proprio("halves", np.asarray(action["halves"], np.float16))
+        self.update_proprio("count", np.asarray([action["count"]], np.int64))
+
+
+@pytest.fixture
+def node(slowdown):
+    """Run Node.js in this directory."""
+
+    def run(*arguments) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [NODE, *arguments],
+            cwd=HERE,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=30 * slowdown,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def drive(node):
+    """Run drive.mjs to its good end; the JSON texts that it prints."""
+
+    def run(url, **options):
+        pairs = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        done = node("drive.mjs", url, *pairs)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def script(node):
+    """Run lines of JavaScript with a client; what they show."""
+
+    def run(url, lines):
+        done = node(
+            "--input-type=module",
+            "--eval",
+            """
+            import { createHash } from "node:crypto";
+            import WebSocket from "ws";
+            import { KIND, RobotClient, decodeFrame, encodeFrame, float64 } from "./client.mjs";
+            const url = process.argv[1];
+            const show = (what) => console.log(JSON.stringify(what, (key, value) => {
+              if (typeof value === "bigint") return `${value}n`;
+              if (ArrayBuffer.isView(value)) return [value.constructor.name, ...value].map(
+                (item) => typeof item === "number" && !Number.isFinite(item) ? `${item}` : item);
+              return value instanceof Map ? [...value] : value;
+            }));
+            const code = (promise) => promise.then(() => "no error", (error) => error.code);
+            const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+            """
+            + lines,
+            url,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+def first_numbers(observation):
+    if not isinstance(observation, dict):
+        observation = {"observation": observation}
+    return {name: array.reshape(-1)[:8].tolist() for name, array in observation.items()}
+
+
+def trajectory(env, seed, steps):
+    """What drive.mjs prints, from the Python client."""
+    observation, info = env.reset(seed=seed)
+    yield {"step": 0, "observation": first_numbers(observation), "info": info}
+    space = env.action_space
+    discrete = np.issubdtype(space.dtype, np.integer)
+    action = np.full(space.shape, 0 if discrete else 0.25, space.dtype)[()]
+    for step in range(1, steps + 1):
+        observation, reward, terminated, truncated, info = env.step(action)
+        yield {
+            "step": step,
+            "reward": float(reward),
+            "terminated": terminated,
+            "truncated": truncated,
+            "observation": first_numbers(observation),
+            "info": info,
+        }
+        if terminated or truncated:
+            break
+
+
+def without_remote(lines):
+    """The client's own entry in ``info`` is not the robot's."""
+    return [
+        line | {"info": {key: value for key, value in line["info"].items() if key != "remote"}}
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        pytest.param(lambda: make_robot("double-pendulum"), 40, id="double-pendulum"),
+        pytest.param(lambda: make_robot("gymnasium:CartPole-v1"), 40, id="CartPole"),
+    ],
+)
+def test_node_gets_the_very_trajectory_that_python_gets(serve, connect, drive, make, steps):
+    url = serve(make()).url
+    _, *from_node = drive(url, seed=3, steps=steps)
+    from_python = list(trajectory(connect(url), 3, steps))
+    assert from_node == without_remote(from_python)
+    assert len(from_node) > 5
+    assert from_node[-1]["terminated"]
+
+
+def test_node_counts_like_python_and_gets_the_robots_info(serve, connect, drive):
+    robot = sample_robots.Counter()
+    url = serve(robot).url
+    _, *from_node = drive(url, seed=5, steps=4)
+    assert [list(action) for action in robot.actions] == [[0.25, 0.25]] * 4
+    assert from_node[-1]["info"] == {"steps": 4}
+    robot.actions.clear()
+    assert from_node == without_remote(trajectory(connect(url), 5, 4))
+
+
+def test_another_seed_gives_node_another_trajectory(serve, drive):
+    url = serve(make_robot("double-pendulum")).url
+    assert drive(url, seed=3, steps=1) != drive(url, seed=4, steps=1)
+
+
+def test_node_reads_who_the_robot_is(serve, drive):
+    (about, *_) = drive(serve(make_robot("double-pendulum")).url, seed=1, steps=1)
+    assert about["name"] == "double-pendulum"
+    assert about["mode"] == "lockstep"
+    assert {"joint_pos", "joint_vel", "camera/image", "camera/depth"} <= set(about["streams"])
+
+
+def test_pictures_on_request_arrive_in_node_bit_by_bit(serve, connect, drive, script):
+    url = serve(make_robot("double-pendulum")).url
+    names = ["camera/image", "joint_pos", "camera/depth"]
+    _, driven = drive(url, seed=3, steps=0, streams=",".join(names))
+    (hashes,) = script(
+        url,
+        """
+        const robot = await RobotClient.connect(url);
+        await robot.subscribe(["camera/image", "joint_pos", "camera/depth"]);
+        const { observation } = await robot.reset({ seed: 3 });
+        show([...observation].map(([name, array]) =>
+          [name, createHash("sha256").update(array).digest("hex")]));
+        await robot.close();
+        """,
+    )
+    observation, _ = connect(url, streams=names).reset(seed=3)
+    pictures = {name: observation[name] for name in names}
+    assert list(driven["observation"]) == names
+    assert driven["observation"] == first_numbers(pictures)
+    assert dict(hashes) == {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in pictures.items()
+    }
+    assert len(np.unique(pictures["camera/image"])) > 2
+
+
+def test_a_stream_that_does_not_exist_is_a_configuration_error(serve, node):
+    url = serve(sample_robots.Counter()).url
+    done = node("drive.mjs", url, "--streams", "sum,bogus")
+    assert done.returncode == 1
+    error = json.loads(done.stderr)
+    assert error["error"] == "configuration"
+    assert "bogus" in error["message"]
+
+
+@pytest.mark.parametrize("token", [None, "a-token-that-somebody-guessed"])
+def test_a_wrong_token_ends_with_the_code_of_the_error(serve, node, token):
+    url = serve(sample_robots.Counter(), token=TOKEN).url
+    done = node("drive.mjs", url, *([] if token is None else ["--token", token]))
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"] == "robot.access.token"
+    assert done.stdout == ""
+
+
+def test_the_right_token_opens_the_door(serve, drive):
+    url = serve(sample_robots.Counter(), token=TOKEN).url
+    assert len(drive(url, token=TOKEN, steps=2)) == 4
+
+
+def test_nothing_listening_is_told(serve, node):
+    server = serve(sample_robots.Counter())
+    server.stop()
+    done = node("drive.mjs", server.url)
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"] == "transport.connect"
+
+
+def test_a_refused_action_moves_nothing_and_the_episode_goes_on(serve, script):
+    robot = sample_robots.Counter()
+    shown = script(
+        serve(robot).url,
+        """
+        const robot = await RobotClient.connect(url);
+        await robot.reset({ seed: 1 });
+        show(await code(robot.step([Float32Array.of(NaN, 0)])));
+        show(await code(robot.step([Float32Array.of(0, Infinity)])));
+        show(await code(robot.step([Float32Array.of(0, 3)])));
+        show((await robot.step([Float32Array.of(0.5, -0.5)])).step);
+        show((await robot.step([[0.5, -0.5]])).step);
+        await robot.release();
+        show(await code(robot.step([[0.5, -0.5]])));
+        show(await robot.close());
+        """,
+    )
+    assert shown == [
+        "robot.action.not_finite",
+        "robot.action.not_finite",
+        "robot.action.bounds",
+        1,
+        2,
+        "robot.lease.none",
+        1000,
+    ]
+    assert [list(action) for action in robot.actions] == [[0.5, -0.5]] * 2
+
+
+def test_a_step_before_the_reset_is_refused_and_the_server_lives(serve, drive, script):
+    robot = sample_robots.Counter()
+    url = serve(robot).url
+    refused, closed = script(
+        url,
+        """
+        const robot = await RobotClient.connect(url);
+        show(await code(robot.step([Float32Array.of(0, 0)])));
+        show(await robot.closed);
+        """,
+    )
+    assert refused == "protocol.remote"
+    assert closed == 1002
+    assert robot.actions == []
+    assert len(drive(url, steps=2)) == 4
+
+
+def test_another_wire_version_is_told_to_the_client(serve, drive, script):
+    url = serve(sample_robots.Counter()).url
+    (answer,) = script(
+        url,
+        """
+        const hello = { role: "control", token: null, owner: "", process: "p", client: "c" };
+        const socket = new WebSocket(url, "remote-robot-env", { perMessageDeflate: false });
+        socket.on("open", () => socket.send(encodeFrame(KIND.Hello, 1, hello, [], 2)));
+        let answer;
+        socket.on("message", (bytes) => { answer = decodeFrame(bytes); });
+        socket.on("close", (closed) => show({ closed, ...answer }));
+        """,
+    )
+    assert answer["kind"] == 14
+    assert answer["id"] == 0
+    assert answer["closed"] == 1002
+    assert answer["fields"]["code"] == "protocol.version"
+    assert "2" in answer["fields"]["message"]
+    assert "1" in answer["fields"]["message"]
+    assert len(drive(url, steps=2)) == 4
+
+
+def test_node_tells_a_server_of_another_wire_version(script):
+    shown = script(
+        "unused",
+        """
+        const frame = encodeFrame(KIND.Bye, 0, { reason: "" }, [], 2);
+        try { decodeFrame(frame); } catch (error) { show([error.code, error.message]); }
+        """,
+    )
+    assert shown == [["protocol.version", "the server speaks version 2, this client 1"]]
+
+
+def test_what_json_cannot_say_comes_over_in_both_directions(serve, script):
+    robot = Echo()
+    begun, stepped = script(
+        serve(robot).url,
+        """
+        const robot = await RobotClient.connect(url);
+        const options = { number: float64(1), names: { $t: ["a", 2] } };
+        const { info, observation } = await robot.reset({ seed: 2n ** 60n, options });
+        show({ info, observation });
+        const [count, halves] = [[2n ** 59n + 1n], [0.1, -65504, 6e-8, 2051, 0.7]];
+        show((await robot.step([count, halves, [1, 0, 1]])).observation);
+        await robot.close();
+        """,
+    )
+    assert robot.options == {"number": 1.0, "names": ("a", 2)}
+    assert type(robot.options["number"]) in (float, np.float64)
+    info = begun["info"]
+    assert info["tuple"] == [1, None, "é"]
+    assert info["scalars"] == [float(np.float32(0.1)), f"{2**60 + 1}n", 0.5, True]
+    assert info["arrays"] == {"first": ["Int16Array", 0, 1, 2, 3, 4, 5], "none": ["Float64Array"]}
+    assert info["map"] == [[3, [["$dollar", ["Float64Array", 7.5]]]]]
+    assert info["bytes"] == ["Uint8Array", 0, 255]
+    assert info["large"] == f"{2**63}n"
+    halves = np.array([0.1, -65504, 6e-8, 2051, 0.7], np.float16)
+    assert dict(stepped) == {
+        "switches": ["Int8Array", 1, 0, 1],
+        "halves": ["Float32Array", *halves.astype(float).tolist()],
+        "count": ["BigInt64Array", f"{2**59 + 1}n"],
+    }
+
+
+@pytest.mark.realtime
+def test_heartbeats_keep_the_lease_of_a_node_client_that_thinks(serve, script):
+    shown = script(
+        serve(sample_robots.Counter()).url,
+        """
+        const [first, second] = [await RobotClient.connect(url), await RobotClient.connect(url)];
+        await first.reset();
+        await sleep(2.6);
+        show(await code(second.reset()));
+        show((await first.step([[0, 0]])).step);
+        show(await code(second.reset({ take: true })));
+        show(await code(first.step([[0, 0]])));
+        await Promise.all([first.close(), second.close()]);
+        """,
+    )
+    assert shown == ["robot.lease.taken", 1, "no error", "robot.lease.lost"]
