@@ -22,9 +22,9 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from remote_env.errors import (
     ActionRefusedError,
@@ -42,108 +42,25 @@ from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env_server.buffers import Field
 from remote_env_server.describe import describe_robot
 from remote_env_server.episode import Episode
+from remote_env_server.requests import (
+    Captured,
+    HoldRequest,
+    Request,
+    ResetRequest,
+    ResetResult,
+    StepRequest,
+    StepResult,
+)
 from remote_env_server.robot import Outcome, Robot
 from remote_env_server.safety import ActionWatchdog
 from remote_env_server.snapshot import Snapshot
+from remote_env_server.ticks import TickClock
 
-__all__ = [
-    "Captured",
-    "ControlLoop",
-    "HoldRequest",
-    "ResetRequest",
-    "ResetResult",
-    "StepRequest",
-    "StepResult",
-]
+__all__ = ["ControlLoop"]
 
 logger = logging.getLogger(__name__)
 
 _CALIBRATION = (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """An observation, by reference, and when it was taken.
-
-    Attributes:
-        observation: What the robot's ``get_obs`` returned.
-        fields: The same as arrays by stream name, with their stamps.
-        tick: Of the control loop.
-        time: The robot's clock, in seconds.
-        remote: What goes under ``info["remote"]``.
-    """
-
-    observation: Any
-    fields: Mapping[str, Field]
-    tick: int
-    time: float
-    remote: dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class ResetResult:
-    """An episode has begun."""
-
-    episode: int
-    captured: Captured
-    info: dict[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """A step was executed."""
-
-    captured: Captured
-    outcome: Outcome
-    terminated: bool
-    truncated: bool
-    end_reason: EndReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class ResetRequest:
-    """Begin an episode.
-
-    Attributes:
-        seed: As in ``gymnasium.Env.reset``.
-        options: As in ``gymnasium.Env.reset``.
-        streams: Which must deliver before the reset is done.
-        finish: Called once, on the control thread.
-    """
-
-    seed: int | None
-    options: Mapping[str, Value] | None
-    streams: tuple[str, ...]
-    finish: Callable[[ResetResult | RemoteEnvError], None]
-
-
-@dataclass(frozen=True, slots=True)
-class StepRequest:
-    """Execute an action that the guard has passed.
-
-    Attributes:
-        episode: Which one it belongs to.
-        step: Which one it is.
-        action: A value of the action space.
-        streams: Which are sent.
-        finish: Called once, on the control thread.
-    """
-
-    episode: int
-    step: int
-    action: Any
-    streams: tuple[str, ...]
-    finish: Callable[[StepResult | RemoteEnvError], None]
-
-
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
-    """Nobody commands any more: the episode is over, and in realtime the robot holds."""
-
-    reason: EndReason = EndReason.LINK_LOST
-
-
-_Request: TypeAlias = ResetRequest | StepRequest | HoldRequest
 
 
 @dataclass(slots=True)
@@ -152,28 +69,6 @@ class _PendingStep:
     due: float
     tick: int
     held: float = 0.0
-
-
-@dataclass(slots=True)
-class _TickClock:
-    """Absolute control periods on the monotonic clock."""
-
-    period: float
-    anchor: float = field(default_factory=time.monotonic)
-    first_tick: int = 0
-    overruns: int = 0
-
-    def next_after(self, now: float) -> tuple[int, float]:
-        """Return the number and the time of the first tick after ``now``."""
-        n = math.floor((now - self.anchor) / self.period) + 1
-        return self.first_tick + n, self.anchor + n * self.period
-
-    def note_done(self, tick: int, due: float, now: float) -> None:
-        """Re-anchor if the work of a tick was a period late or more."""
-        late = int((now - due) / self.period)
-        if late > 0:
-            self.overruns += late
-            self.first_tick, self.anchor = tick + late, now
 
 
 class ControlLoop:
@@ -197,7 +92,7 @@ class ControlLoop:
         self._mode = mode
         self._is_realtime = mode is Mode.REALTIME
         self._sensor_timeout = sensor_timeout
-        self._mailbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="remote-env control", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -206,7 +101,7 @@ class ControlLoop:
         self._episode.end(EndReason.SERVER_SHUTDOWN)
         self._pending: _PendingStep | None = None
         self._watchdog = ActionWatchdog(0.0)
-        self._ticks = _TickClock(1.0)
+        self._ticks = TickClock(1.0, anchor=0.0)
         parameters = inspect.signature(robot.reset).parameters.values()
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         names = {p.name for p in parameters}
@@ -236,7 +131,7 @@ class ControlLoop:
             if self._thread.is_alive():
                 logger.error("the robot's code still blocks %.0f s after the stop", timeout)
 
-    def submit(self, request: _Request) -> None:
+    def submit(self, request: Request) -> None:
         """Hand a request over; never blocks. Safe from any thread."""
         self._mailbox.put(request)
 
@@ -268,7 +163,7 @@ class ControlLoop:
         self._codec = SpaceCodec(self.spec.observation_space, root="observation")
         if self._is_realtime:
             self._watchdog = ActionWatchdog(self.spec.action_lifetime)
-            self._ticks = _TickClock(self.spec.control_period)
+            self._ticks = TickClock(self.spec.control_period, anchor=time.monotonic())
 
     def _close(self) -> None:
         if self._is_realtime and self._failure is None:
@@ -292,7 +187,7 @@ class ControlLoop:
             if self._is_realtime:
                 self._keep_time(time.monotonic())
 
-    def _next_request(self) -> _Request | None:
+    def _next_request(self) -> Request | None:
         due = self._pending.due if self._pending else math.inf
         wake_at = min(due, self._watchdog.deadline) if self._is_realtime else math.inf
         try:

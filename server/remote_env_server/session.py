@@ -57,16 +57,16 @@ from remote_env.protocol import (
 )
 from remote_env.spec import RobotSpec, StreamKind
 from remote_env.transport import FrameSink
-from remote_env_server.control import (
+from remote_env_server.control import ControlLoop
+from remote_env_server.lease import STALE_AFTER, Holder, Lease
+from remote_env_server.requests import (
     Captured,
-    ControlLoop,
     HoldRequest,
     ResetRequest,
     ResetResult,
     StepRequest,
     StepResult,
 )
-from remote_env_server.lease import STALE_AFTER, Holder, Lease
 from remote_env_server.safety import ActionGuard
 
 __all__ = ["RobotSession"]

@@ -1,0 +1,108 @@
+"""What the network asks of the control thread, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from remote_env.errors import RemoteEnvError
+from remote_env.protocol.messages import EndReason
+from remote_env.protocol.values import Value
+from remote_env_server.buffers import Field
+from remote_env_server.robot import Outcome
+
+__all__ = [
+    "Captured",
+    "HoldRequest",
+    "Request",
+    "ResetRequest",
+    "ResetResult",
+    "StepRequest",
+    "StepResult",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """An observation, by reference, and when it was taken.
+
+    Attributes:
+        observation: What the robot's ``get_obs`` returned.
+        fields: The same as arrays by stream name, with their stamps.
+        tick: Of the control loop.
+        time: The robot's clock, in seconds.
+        remote: What goes under ``info["remote"]``.
+    """
+
+    observation: Any
+    fields: Mapping[str, Field]
+    tick: int
+    time: float
+    remote: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class ResetResult:
+    """An episode has begun."""
+
+    episode: int
+    captured: Captured
+    info: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step was executed."""
+
+    captured: Captured
+    outcome: Outcome
+    terminated: bool
+    truncated: bool
+    end_reason: EndReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetRequest:
+    """Begin an episode.
+
+    Attributes:
+        seed: As in ``gymnasium.Env.reset``.
+        options: As in ``gymnasium.Env.reset``.
+        streams: Which must deliver before the reset is done.
+        finish: Called once, on the control thread.
+    """
+
+    seed: int | None
+    options: Mapping[str, Value] | None
+    streams: tuple[str, ...]
+    finish: Callable[[ResetResult | RemoteEnvError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """Execute an action that the guard has passed.
+
+    Attributes:
+        episode: Which one it belongs to.
+        step: Which one it is.
+        action: A value of the action space.
+        streams: Which are sent.
+        finish: Called once, on the control thread.
+    """
+
+    episode: int
+    step: int
+    action: Any
+    streams: tuple[str, ...]
+    finish: Callable[[StepResult | RemoteEnvError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """Nobody commands any more: the episode is over, and in realtime the robot holds."""
+
+    reason: EndReason = EndReason.LINK_LOST
+
+
+Request: TypeAlias = ResetRequest | StepRequest | HoldRequest
