@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -83,8 +83,8 @@ CLIENT_LIMITS: Final = Limits(frame_size=256 << 20, header_size=1 << 20)
 class Layouts:
     """What both sides agreed on; empty until the ``Welcome``."""
 
-    action: Layout = Layout()
-    observation: Layout = Layout()
+    action: Layout = field(default_factory=Layout)
+    observation: Layout = field(default_factory=Layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ class Connection:
         """Whether somebody waits for the answer to this request, and it has not come yet."""
         return request_id in self._waiting and request_id not in self._forgotten
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request has no answer yet."""
+        return bool(self._waiting)
+
     def is_silent(self, now: float, *, longer_than: float) -> bool:
         """Whether nothing was heard from the peer for longer than so many seconds."""
         return now - self.last_heard > longer_than
