@@ -15,15 +15,18 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from remote_env.errors import (
+    ConfigurationError,
     ConnectionLostError,
     DeadlineExceededError,
     LeaseError,
+    LocalProtocolError,
     RemoteEnvError,
     RemoteProtocolError,
 )
@@ -53,7 +56,7 @@ from remote_env.spec import RobotSpec
 from remote_env.transport import Link, connect
 from remote_env.version import __version__
 
-__all__ = ["RobotClient", "default_owner"]
+__all__ = ["RobotClient", "check_timeout", "default_owner"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,21 @@ def default_owner() -> str:
 @functools.cache
 def _unique_to(pid: int) -> str:
     return f"{socket.gethostname()}/{pid}/{uuid.uuid4().hex}"
+
+
+def check_timeout(name: str, seconds: object) -> None:
+    """Refuse what is no time to wait for.
+
+    Raises:
+        ConfigurationError: Naming the argument.
+    """
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds!r}")
+
+
+def _close_in(pid: int, link: Link) -> None:
+    if os.getpid() == pid:
+        link.close()
 
 
 class RobotClient:
@@ -105,15 +123,20 @@ class RobotClient:
             owner: The name that others are shown while this one commands.
             connect_timeout: For everything until the robot is described, in seconds.
         """
+        if role not in ("control", "observe"):
+            raise ConfigurationError(f"role must be 'control' or 'observe', not {role!r:.40}")
+        check_timeout("connect_timeout", connect_timeout)
         self.url = url
         self._role = role
         self._token = token
-        self._owner = owner or default_owner()
+        self._owner = (owner or default_owner())[:200]
         self._connect_timeout = connect_timeout
         self._link: Link | None = None
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._may_hold_lease = False
+        self._pid = os.getpid()
+        self._finalizer: weakref.finalize[..., RobotClient] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -138,6 +161,8 @@ class RobotClient:
                     timeout=self._connect_timeout,
                     max_frame_size=CLIENT_LIMITS.frame_size,
                 )
+                # Who forgets to close returns the lease all the same, at the latest at exit.
+                self._finalizer = weakref.finalize(self, _close_in, os.getpid(), self._link)
                 self._connection = Connection(Role.CLIENT, now=time.monotonic())
                 left = self._connect_timeout - (time.monotonic() - started)
                 welcome = self._request(self._hello(), timeout=max(left, 0.1))
@@ -147,6 +172,7 @@ class RobotClient:
                 except RemoteProtocolError:
                     self._drop()
                     raise
+                self._pid = os.getpid()
                 self._spec_hash = welcome.spec_hash
                 logger.info("connected to %s at %s", self.spec.name, self.url)
             return self.spec
@@ -202,8 +228,10 @@ class RobotClient:
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
+        if seed is not None and not 0 <= int(seed) < 1 << 64:
+            raise ConfigurationError(f"seed must be from 0 to 2**64 - 1, not {seed}")
         deadline = time.monotonic() + timeout
-        patience = time.monotonic() + _LEASE_PATIENCE
+        patience = min(time.monotonic() + _LEASE_PATIENCE, deadline)
         while True:
             try:
                 return self._reset(seed, options, take, deadline - time.monotonic())
@@ -218,7 +246,8 @@ class RobotClient:
     ) -> ResetDone:
         with self._lock:
             plain = dict(options) if options is not None else None
-            message = Reset(id=self._next_id(), seed=seed, options=plain, take=take)
+            number = None if seed is None else int(seed)
+            message = Reset(id=self._next_id(), seed=number, options=plain, take=take)
             # Before the answer: also a reset that fails half-way leaves us with the lease.
             self._may_hold_lease = True
             keep_alive(self)
@@ -280,7 +309,7 @@ class RobotClient:
 
     def heartbeat(self) -> None:
         """Show a sign of life, unless a call is in progress, which is one itself."""
-        if not self._lock.acquire(blocking=False):
+        if os.getpid() != self._pid or not self._lock.acquire(blocking=False):
             return
         try:
             if self._link is not None and self._connection is not None and self._may_hold_lease:
@@ -298,6 +327,10 @@ class RobotClient:
             stop_keeping(self)
             if self._link is None or self._connection is None:
                 return
+            if os.getpid() != self._pid:
+                # A fork: the connection is our parent's, who goes on with it.
+                self._link = self._connection = None
+                return
             try:
                 if self._may_hold_lease:
                     self._request(Release(id=self._next_id()), timeout=_RELEASE_TIMEOUT)
@@ -309,6 +342,11 @@ class RobotClient:
     def _next_id(self) -> int:
         if self._connection is None:
             raise ConnectionLostError(f"not connected to {self.url}; call env.reset()")
+        if os.getpid() != self._pid:
+            raise LocalProtocolError(
+                f"this connection to {self.url} belongs to process {self._pid}, from which this "
+                "one was forked; make the environment in the process that uses it"
+            )
         return self._connection.next_id()
 
     def _request(self, message: Message, *, timeout: float) -> Message:
@@ -365,6 +403,8 @@ class RobotClient:
         """Forget the connection, without waiting for the peer."""
         link, self._link = self._link, None
         self._connection = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._may_hold_lease = False
         stop_keeping(self)
         if link is not None:

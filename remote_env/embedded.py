@@ -40,11 +40,11 @@ def start_embedded(robot: str) -> EmbeddedServer:
     from remote_env_server import RobotServer
     from remote_env_server.robots import make_robot
 
+    server = RobotServer(make_robot(robot), port=0)
     logger.warning(
         "no url was given: simulating %r in this process. Pass url='ws://robot:8765' for a robot "
         "elsewhere",
         robot,
     )
-    server = RobotServer(make_robot(robot), port=0)
     server.start()
     return server

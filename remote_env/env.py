@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_env.client import RobotClient
+from remote_env.client import RobotClient, check_timeout
 from remote_env.embedded import EmbeddedServer, start_embedded
-from remote_env.errors import ActionRefusedError, ConfigurationError, LocalProtocolError
+from remote_env.errors import (
+    ActionRefusedError,
+    ConfigurationError,
+    ConnectionLostError,
+    LocalProtocolError,
+)
 from remote_env.pictures import tile
 from remote_env.protocol import ResetDone, StepDone, Value
 from remote_env.spaces import SpaceCodec
@@ -37,12 +43,14 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
     ``time``               the robot's clock at the observation, in seconds
     ``end_reason``         once the episode ended: ``"task"``, ``"time_limit"``, ...
     ``action_executed``    at a step: what the robot executed, after clipping
-    ``cameras``            calibration: ``intrinsics`` (3, 3) px, ``extrinsics``
-                           (4, 4) camera-to-world, m
+    ``cameras``            calibration that is known: ``intrinsics`` (3, 3) px,
+                           ``extrinsics`` (4, 4) camera-to-world, m
     ``ages``               realtime: seconds since each stream was measured
     ``held``               realtime: seconds for which the robot had held before the
                            action, because the one before had expired
     ``overruns``           realtime: control periods missed so far
+    ``action_age``         realtime: seconds from the action to its observation; a learner
+                           that thinks for most of a period sees little of its action
     ``incoherent``         realtime: cameras whose image and depth come from
                            different captures
     =====================  =========================================================
@@ -54,7 +62,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self,
         url: str | None = None,
         *,
-        robot: str = "double-pendulum",
+        robot: str | None = None,
         streams: Sequence[str] | None = None,
         flatten: bool = False,
         render_mode: str | None = None,
@@ -69,7 +77,8 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
 
         Args:
             url: ``ws://host:port``. None simulates a robot inside this process.
-            robot: Which to simulate without a url; a name as in ``remote-env serve NAME``.
+            robot: Which to simulate without a url, a name as in ``remote-env serve NAME``;
+                the double pendulum if None.
             streams: The streams to observe, by name, as a flat Dict; None for the robot's
                 own observation space. ``remote-env info URL`` lists them.
             flatten: Whether to flatten the robot's own observation space to a flat Dict.
@@ -91,13 +100,21 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             raise ConfigurationError(
                 f"render_mode must be 'rgb_array' or None, not {render_mode!r}"
             )
+        if url is not None and robot is not None:
+            raise ConfigurationError(
+                f"robot={robot!r} is simulated here and url={url!r} is elsewhere; give one of them"
+            )
+        check_timeout("step_timeout", step_timeout)
+        check_timeout("reset_timeout", reset_timeout)
         self.render_mode = render_mode
         self._take = take
         self._step_timeout = step_timeout
         self._reset_timeout = reset_timeout
         self._server: EmbeddedServer | None = None
+        self._is_closed = False
         if url is None:
-            self._server = start_embedded(robot)
+            self._server = start_embedded(robot or "double-pendulum")
+            weakref.finalize(self, self._server.stop)
             url = self._server.url
         self._client = RobotClient(url, token=token, owner=owner, connect_timeout=connect_timeout)
         try:
@@ -144,9 +161,10 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         images = [s.name for s in spec.streams if s.kind is StreamKind.IMAGE]
         shown = [name for name in images if name in observed] or images[:1]
         if not shown:
+            reason = spec.extra.get("no_camera")
             raise ConfigurationError(
-                f"render_mode='rgb_array' needs a camera, and {spec.name} offers none; use "
-                "render_mode=None"
+                f"render_mode='rgb_array' needs a camera, and {spec.name} offers none"
+                f"{f' ({reason})' if reason else ''}; use render_mode=None"
             )
         return shown
 
@@ -171,17 +189,28 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
+        if self._is_closed:
+            raise LocalProtocolError("reset after close; make a new environment")
         super().reset(seed=seed)
         self._is_running = False
-        if not self._client.is_connected:
-            self._reconnect()
-        done = self._client.reset(
-            seed=seed, options=options, take=self._take, timeout=self._reset_timeout
-        )
+        try:
+            done = self._reset_robot(seed, options, was_connected=self._client.is_connected)
+        except ConnectionLostError:
+            # It was lost earlier, and this call is the first to notice.
+            done = self._reset_robot(seed, options, was_connected=False)
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
         observation, info = self._take_in(done)
         return observation, info
+
+    def _reset_robot(
+        self, seed: int | None, options: dict[str, Value] | None, *, was_connected: bool
+    ) -> ResetDone:
+        if not was_connected:
+            self._reconnect()
+        return self._client.reset(
+            seed=seed, options=options, take=self._take, timeout=self._reset_timeout
+        )
 
     def _reconnect(self) -> None:
         self._client.connect()
@@ -209,11 +238,16 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             TransportError: If the robot cannot be reached, or not in time.
         """
         if not self._is_running:
-            raise LocalProtocolError("step before reset; call env.reset() first")
+            what = (
+                "after close; make a new environment"
+                if self._is_closed
+                else ("before reset; call env.reset() first")
+            )
+            raise LocalProtocolError(f"step {what}")
         keeps_dtype = self._spec.out_of_bounds is OutOfBounds.PASS
         try:
             arrays = self._action.flatten(action, keep_dtype=keeps_dtype)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # the last is torch's
             raise ActionRefusedError(
                 f"the action does not fit the action space: {error}", code="robot.action.shape"
             ) from None
@@ -230,7 +264,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         observation, info = self._take_in(done)
         remote = info["remote"]
         if "action_executed" not in remote:
-            remote["action_executed"] = _copy_of(action)
+            remote["action_executed"] = self._action.unflatten([a.copy() for a in arrays])
         if done.end_reason is not None:
             remote["end_reason"] = done.end_reason.value
         return observation, done.reward, done.terminated, done.truncated, info
@@ -243,6 +277,8 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         if self._calibration:
             cameras: dict[str, dict[str, Any]] = {}
             for camera, kind, index in self._calibration:
+                if done.sequences[index] == 0:
+                    continue  # neither declared nor measured
                 cameras.setdefault(camera, {})[kind] = arrays[index].copy()
             remote["cameras"] = cameras
         if self._spec.mode is Mode.REALTIME and done.stamps:
@@ -276,19 +312,10 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
     def close(self) -> None:
         """Return the lease and disconnect. Idempotent; takes at most about two seconds."""
         self._is_running = False
+        self._is_closed = True
         client = getattr(self, "_client", None)
         if client is not None:
             client.close()
         if self._server is not None:
             self._server.stop()
             self._server = None
-
-
-def _copy_of(action: Any) -> Any:
-    if isinstance(action, np.ndarray):
-        return action.copy()
-    if isinstance(action, Mapping):
-        return {key: _copy_of(item) for key, item in action.items()}
-    if isinstance(action, tuple):
-        return tuple(_copy_of(item) for item in action)
-    return action

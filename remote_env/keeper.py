@@ -51,6 +51,8 @@ class _Keeper:
                     return
             for client in clients:
                 client.heartbeat()
+            # While we sleep only their users keep them; what nobody uses goes, and its lease.
+            del clients, client
 
 
 _keeper = _Keeper()

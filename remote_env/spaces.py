@@ -70,9 +70,17 @@ class SpaceCodec:
         return [
             _to_array(spec, leaf, item, keep_dtype=keep_dtype)
             for spec, leaf, item in zip(
-                self.layout, self.leaf_spaces, _parts(self.space, value, ""), strict=True
+                self.layout, self.leaf_spaces, self.parts(value), strict=True
             )
         ]
+
+    def parts(self, value: Any) -> list[Any]:
+        """Take a value apart as it is, in the order of ``layout``.
+
+        Raises:
+            ValueError: If its structure does not fit.
+        """
+        return list(_parts(self.space, value, ""))
 
     def unflatten(self, arrays: Sequence[NDArray[Any]]) -> Any:
         """Put a value together; copies nothing, Discrete leaves become Python integers."""

@@ -48,7 +48,7 @@ def test_ping_measures_round_trips(serve, capsys):
         (["ping", "robot"], 1, "'robot' is no address of a robot"),
         (["serve", "nobody"], 1, "no robot is called 'nobody'; there are double-pendulum"),
         (["serve", "gymnasium:Nope-v0"], 1, "Environment `Nope` doesn't exist"),
-        (["serve", "no_module_of_ours:Robot"], 1, "cannot load 'no_module_of_ours'"),
+        (["serve", "no_module_of_ours:Robot"], 1, "there is no module 'no_module_of_ours'"),
         (["serve", "no_file.py:Robot"], 1, "there is no file no_file.py"),
         (["serve", "sample_robots:Missing"], 1, "has no Robot class called 'Missing'"),
         (["serve", "double-pendulum", "--host", "0.0.0.0"], 1, "without a token"),

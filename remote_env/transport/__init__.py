@@ -23,6 +23,7 @@ def connect(url: str, *, timeout: float, max_frame_size: int) -> Link:
         AccessDeniedError: If the server refuses this client.
     """
     scheme, separator, rest = url.partition("://")
+    scheme = scheme.lower()
     if separator and rest and scheme in websocket.SCHEMES:
         return websocket.connect(url, timeout=timeout, max_frame_size=max_frame_size)
     if separator and rest and scheme == inprocess.SCHEME:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from remote_env.errors import (
@@ -29,9 +30,11 @@ class InProcessLink:
         self._received: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
         self._handler: FrameHandler | None = None
         self._closed_because = ""
+        self._on_end: Callable[[InProcessLink], None] | None = None
 
-    def open(self, accept: Accept) -> None:
-        """Connect to what accepts."""
+    def open(self, accept: Accept, on_end: Callable[[InProcessLink], None]) -> None:
+        """Connect to what accepts; ``on_end`` is told once when the connection ends."""
+        self._on_end = on_end
         self._handler = accept(_Sink(self))
 
     def send(self, frame: Frame) -> None:
@@ -74,6 +77,8 @@ class InProcessLink:
         self._received.put(None)
         if self._handler is not None:
             self._handler.on_close(reason)
+        if self._on_end is not None:
+            self._on_end(self)
 
 
 class _Sink:
@@ -121,10 +126,15 @@ class InProcessListener:
         """Return a new connection."""
         assert self._accept is not None
         link = InProcessLink(peer_name=f"{self.url} from this process")
-        link.open(self._accept)
         with _lock:
             self._links.append(link)
+        link.open(self._accept, self._forget)
         return link
+
+    def _forget(self, link: InProcessLink) -> None:
+        with _lock:
+            if link in self._links:
+                self._links.remove(link)
 
 
 def connect(url: str, *, timeout: float, max_frame_size: int) -> InProcessLink:

@@ -127,6 +127,8 @@ def connect(url: str, *, timeout: float, max_frame_size: int) -> WebSocketLink:
         ) from error
     except OSError as error:
         raise ConnectFailedError(f"cannot connect to {url}: {error}") from error
+    except (ValueError, OverflowError) as error:  # a port or a name that cannot be
+        raise ConfigurationError(f"{url!r} is no WebSocket address: {error}") from error
     if connection.subprotocol != SUBPROTOCOL:
         connection.close()
         raise _other_protocol(url)

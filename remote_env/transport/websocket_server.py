@@ -125,12 +125,14 @@ class WebSocketListener:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._started = threading.Event()
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
 
     @property
     def url(self) -> str:
         """See ``Listener.url``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.host in ("0.0.0.0", "::"):  # noqa: S104 (no address for anybody to call)
+            host = socket.gethostname()
         return f"ws://{host}:{self.port}"
 
     def start(self, accept: Accept) -> None:
@@ -143,8 +145,8 @@ class WebSocketListener:
         if self._failure is not None:
             self._thread.join()
             raise ConfigurationError(
-                f"cannot listen at {self.host}:{self.port}: {self._failure.strerror}; choose "
-                "another port, or 0 for any free one"
+                f"cannot listen at {self.host}:{self.port}: {_reason(self._failure)}; choose "
+                "another address or port; 0 is any free port"
             ) from self._failure
 
     def stop(self) -> None:
@@ -161,8 +163,8 @@ class WebSocketListener:
         self._stopping = asyncio.Event()
         try:
             server = await self._serve(accept)
-        except OSError as error:
-            self._failure = error
+        except (OSError, OverflowError, ValueError) as error:
+            self._failure = error  # a port or a name that cannot be
             self._started.set()
             return
         guard = asyncio.create_task(self._cut_off_who_does_not_read())
@@ -250,7 +252,8 @@ class WebSocketListener:
             if isinstance(frame, str):
                 await connection.close(1003, "frames are binary")
                 return
-            handler.on_frame(frame)
+            # A copy: what the robot is handed must be its own and writable, as locally.
+            handler.on_frame(bytearray(frame))
             frame = await connection.recv()
 
     async def _cut_off_who_does_not_read(self) -> None:
@@ -263,6 +266,10 @@ class WebSocketListener:
                         "%s left %d bytes unread and is cut off", _address(connection), unread
                     )
                     connection.transport.abort()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _address(connection: ServerConnection) -> str:

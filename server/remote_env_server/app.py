@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterable, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 from remote_env.errors import ConfigurationError
@@ -74,16 +77,18 @@ class RobotServer:
                 f"{type(robot).__name__}.__init__ must call super().__init__() first"
             )
         try:
-            self.mode = Mode(mode) if mode is not None else robot.modes[0]
+            modes = tuple(Mode(mode) for mode in robot.modes)
+            self.mode = Mode(mode) if mode is not None else modes[0]
         except ValueError:
             raise ConfigurationError(
                 f"mode must be 'lockstep' or 'realtime', not {mode!r}"
             ) from None
-        if self.mode not in robot.modes:
+        if self.mode not in modes:
             raise ConfigurationError(
                 f"{type(robot).__name__} cannot be served in {self.mode.value}, only in "
-                f"{', '.join(robot.modes)}"
+                f"{', '.join(modes)}"
             )
+        token = token.strip() if token is not None else None
         if token is not None and len(token) < _SHORTEST_TOKEN:
             raise ConfigurationError(
                 f"the token has {len(token)} characters and needs {_SHORTEST_TOKEN}; make one with "
@@ -94,7 +99,12 @@ class RobotServer:
                 f"refusing to listen at {host} without a token: anyone on the network could move "
                 "the robot. Pass token=... (--token-file), or keep 127.0.0.1 and use an SSH tunnel"
             )
+        if getattr(robot, "_is_served", False):
+            raise ConfigurationError(f"this {type(robot).__name__} is served already")
+        robot._is_served = True
+        self._robot = robot
         robot.mode = self.mode
+        self._is_used = False
         self._host = host
         self._port = port
         self._token = token
@@ -115,18 +125,25 @@ class RobotServer:
     @property
     def spec(self) -> RobotSpec:
         """What the robot is; known once started."""
-        return self._control.spec
+        if self._session is None:
+            raise ConfigurationError("the robot is not described before the server is started")
+        return self._session.spec
 
     def start(self) -> None:
-        """Open the robot and listen; returns when clients can connect.
+        """Open the robot and listen; returns when clients can connect. Once only.
 
         Raises:
             ConfigurationError: If the robot's declarations make no sense or the address
                 cannot be used.
             Exception: Whatever the robot's ``open`` raised.
         """
-        self._control.start()
+        if self._is_used:
+            raise ConfigurationError("a server starts once; make a new one, with a new robot")
+        self._is_used = True
+        # A program that ends without stop() must not leave the robot moving.
+        atexit.register(self.stop)
         try:
+            self._control.start()
             spec = self._control.spec
             action = SpaceCodec(spec.action_space, root="action").layout
             # Twice: float64 where float32 was agreed. And as much again for reset options.
@@ -143,7 +160,7 @@ class RobotServer:
         except BaseException:
             self.stop()
             raise
-        logger.info("%s served at %s in %s", spec.name, self.url, spec.mode.value)
+        logger.debug("%s served at %s in %s", spec.name, self.url, spec.mode.value)
 
     def _websocket(self, spec: RobotSpec, frame_size: int) -> WebSocketListener:
         return WebSocketListener(
@@ -157,30 +174,42 @@ class RobotServer:
 
     def stop(self) -> None:
         """Hold and close the robot, tell the clients, and stop. Idempotent."""
+        atexit.unregister(self.stop)
         if self._session is not None:
             self._session.say_goodbye("the robot server stopped")
         for listener in self._listeners:
             listener.stop()
         self._control.stop()
+        self._robot._is_served = False
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; says on standard output where."""
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        self.start()
+        """Serve until SIGINT or SIGTERM; says on standard output where.
+
+        A second signal does not wait for the robot's code.
+
+        Raises:
+            ConfigurationError: Outside the main thread; use ``start`` and ``stop`` there.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("run() needs the main thread; use start() and stop()")
+        # A handler that raises interrupts whatever we wait for. One that sets an Event may
+        # find its lock taken by the very wait that it interrupts.
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, _interrupt) for number in numbers}
         try:
-            print(f"{self.spec.name} at {self.url} ({self.mode.value}); Ctrl-C stops", flush=True)
-            # Without a timeout a signal is not noticed on every platform.
-            while not stopped.wait(1.0):
-                pass
+            with contextlib.suppress(KeyboardInterrupt), self:
+                where = f"{self.spec.name} at {self.url} ({self.mode.value})"
+                print(f"{where}; Ctrl-C stops", flush=True)
+                while True:
+                    time.sleep(3600)
         finally:
-            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def serve(self) -> None:
         """Serve until cancelled. Frames travel on threads of our own, not on this loop."""
-        await asyncio.to_thread(self.start)
         try:
+            await asyncio.to_thread(self.start)
             await asyncio.get_running_loop().create_future()
         finally:
             await asyncio.to_thread(self.stop)
@@ -196,3 +225,7 @@ class RobotServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +48,7 @@ def _check_dtype(dtype: DTypeLike, what: str) -> np.dtype[Any]:
     return checked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CameraConfig:
     """One camera, as its author declares it.
 
@@ -58,9 +58,9 @@ class CameraConfig:
         width: Of the image, in pixels.
         channels: 3 for RGB, 1 for grayscale.
         has_depth: Whether there is a depth image of the same height and width.
-        intrinsics: ``(3, 3)`` float64, K in pixels; the value until it is updated.
-        extrinsics: ``(4, 4)`` float64, camera-to-world, translation in metres; the value
-            until it is updated. (OpenCV's extrinsics are the inverse.)
+        intrinsics: ``(3, 3)`` float64, K in pixels, until it is updated; None is unknown.
+        extrinsics: ``(4, 4)`` float64, camera-to-world, translation in metres, until it is
+            updated; None is unknown. (OpenCV's extrinsics are the inverse.)
         image_dtype: Of the image.
         depth_dtype: Of the depth image; float32 is in metres along the optical axis,
             0 where unknown.
@@ -75,8 +75,8 @@ class CameraConfig:
     width: int
     channels: int = 3
     has_depth: bool = False
-    intrinsics: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
-    extrinsics: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    intrinsics: NDArray[np.float64] | None = None
+    extrinsics: NDArray[np.float64] | None = None
     image_dtype: DTypeLike = np.uint8
     depth_dtype: DTypeLike = np.float32
     max_depth: float | None = None
@@ -91,6 +91,8 @@ class CameraConfig:
         _check_dtype(self.image_dtype, f"the image of camera {self.name!r}")
         _check_dtype(self.depth_dtype, f"the depth of camera {self.name!r}")
         for what, shape in (("intrinsics", (3, 3)), ("extrinsics", (4, 4))):
+            if getattr(self, what) is None:
+                continue
             matrix = np.array(getattr(self, what), np.float64)
             if matrix.shape != shape:
                 raise ConfigurationError(
@@ -99,7 +101,7 @@ class CameraConfig:
             object.__setattr__(self, what, matrix)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ProprioConfig:
     """One stream of what the robot feels of itself.
 
@@ -129,6 +131,12 @@ class ProprioConfig:
         if self.size < 1:
             raise ConfigurationError(f"stream {self.name!r}: size must be at least 1")
         _check_dtype(self.dtype, f"stream {self.name!r}")
+        for what, bound in (("low", self.low), ("high", self.high)):
+            if bound is not None and np.shape(bound) not in ((), (self.size,)):
+                raise ConfigurationError(
+                    f"stream {self.name!r}: {what} must be a number or have the shape "
+                    f"({self.size},), not {np.shape(bound)}"
+                )
 
 
 def _references_when_free() -> int:
@@ -208,9 +216,9 @@ class CameraRecord:
     extrinsics: Field
 
     @property
-    def coherent(self) -> bool:
+    def is_coherent(self) -> bool:
         """Whether all fields that were ever updated come from one capture."""
-        stamps = {f.stamp for f in self.fields().values() if f.sequence}
+        stamps = {f.stamp for f in self.fields().values() if np.isfinite(f.stamp)}
         return len(stamps) <= 1
 
     def fields(self) -> dict[str, Field]:
@@ -240,13 +248,11 @@ class CameraBuffer:
         self._lock = threading.Lock()
         self._pools = {name: SlotPool(*shape) for name, shape in shapes.items()}
         initial = {name: _read_only(pool.take()) for name, pool in self._pools.items()}
-        for name in ("intrinsics", "extrinsics"):
-            initial[name] = _read_only(np.array(getattr(config, name)))
         self._record = CameraRecord(
             image=Field(initial["image"]),
             depth=Field(initial["depth"]) if config.has_depth else None,
-            intrinsics=Field(initial["intrinsics"]),
-            extrinsics=Field(initial["extrinsics"]),
+            intrinsics=_declared(config.intrinsics, 3),
+            extrinsics=_declared(config.extrinsics, 4),
         )
 
     def publish(self, arrays: dict[str, ArrayLike], stamp: float) -> None:
@@ -317,6 +323,12 @@ class ProprioBuffer:
         """Return the newest value, by reference."""
         with self._lock:
             return self._field
+
+
+def _declared(matrix: NDArray[np.float64] | None, size: int) -> Field:
+    """Return a calibration as declared; one that is unknown counts as never published."""
+    known = np.eye(size) if matrix is None else np.array(matrix)
+    return Field(_read_only(known), sequence=0 if matrix is None else 1)
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

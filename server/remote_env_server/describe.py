@@ -14,7 +14,7 @@ from remote_env.errors import ConfigurationError
 from remote_env.protocol.arrays import ArraySpec
 from remote_env.protocol.values import Value, drop_unsupported
 from remote_env.spaces import SpaceCodec
-from remote_env.spec import Mode, RobotSpec, StreamKind, StreamSpec
+from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
 from remote_env_server.buffers import CameraConfig, ProprioConfig
 from remote_env_server.safety import action_lifetime
 
@@ -26,7 +26,7 @@ __all__ = ["describe_robot", "describe_streams", "observation_space_of", "space_
 logger = logging.getLogger(__name__)
 
 
-def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value]) -> RobotSpec:
+def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value] | None) -> RobotSpec:
     """Collect what a robot declares, and check that it makes sense.
 
     Args:
@@ -41,11 +41,19 @@ def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value]) -> Robo
     name = robot.name or type(robot).__name__
     if not (robot.control_hz > 0 or (mode is Mode.LOCKSTEP and robot.control_hz == 0)):
         raise ConfigurationError(f"{name}: control_hz must be positive, not {robot.control_hz}")
+    if extra is not None and not isinstance(extra, Mapping):
+        raise ConfigurationError(
+            f"{name}.get_metadata() returned {type(extra).__name__}; it must return a dict"
+        )
+    extra = extra or {}
     kept, dropped = drop_unsupported(extra)
     for key, reason in dropped.items():
         logger.warning("%s: get_metadata()[%r] is left out: %s", name, key, reason)
     observation_space = robot.observation_space
     streams = robot.streams()
+    for stream in streams:
+        if sum(other.name == stream.name for other in streams) > 1:
+            raise ConfigurationError(f"{name}: two streams are called {stream.name!r}")
     missing = set(SpaceCodec(observation_space, root="observation").layout.names)
     missing -= {stream.name for stream in streams}
     if missing or not streams:
@@ -61,12 +69,22 @@ def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value]) -> Robo
         streams=streams,
         control_hz=float(robot.control_hz),
         max_episode_steps=robot.max_episode_steps,
-        out_of_bounds=robot.out_of_bounds,
+        out_of_bounds=_out_of_bounds_of(robot, name),
         action_lifetime=0.0 if mode is Mode.LOCKSTEP else action_lifetime(1.0 / robot.control_hz),
         seedable=robot.seedable,
         reset_options=robot.reset_options,
         extra=kept,
     )
+
+
+def _out_of_bounds_of(robot: Robot, name: str) -> OutOfBounds:
+    try:
+        return OutOfBounds(robot.out_of_bounds)
+    except ValueError:
+        raise ConfigurationError(
+            f"{name}: out_of_bounds must be 'refuse', 'clip' or 'pass', not "
+            f"{robot.out_of_bounds!r:.40}"
+        ) from None
 
 
 def _action_space_of(robot: Robot, name: str, extra: Mapping[str, Value]) -> spaces.Space[Any]:

@@ -22,6 +22,7 @@ class Episode:
         self.number = number
         self.steps = 0
         self.end_reason: EndReason | None = None
+        self._cause = ""
         self._max_steps = max_steps
 
     def check(self, *, number: int, step: int) -> None:
@@ -35,9 +36,10 @@ class Episode:
                 f"episode {number} is over, the robot is in episode {self.number}; call env.reset()"
             )
         if self.end_reason is not None:
+            cause = f": {self._cause}" if self._cause else ""
             raise EpisodeOverError(
-                f"the episode ended after {self.steps} steps ({self.end_reason.value}); call "
-                "env.reset() to begin the next one"
+                f"the episode ended after {self.steps} steps ({self.end_reason.value}{cause}); "
+                "call env.reset() to begin the next one"
             )
         if step != self.steps + 1:
             raise EpisodeOverError(
@@ -63,7 +65,13 @@ class Episode:
             self.end(outcome.end_reason)
         return terminated, truncated
 
-    def end(self, reason: EndReason) -> None:
-        """End the episode; the first reason stays."""
+    def end(self, reason: EndReason, *, cause: str = "") -> None:
+        """End the episode; the first reason stays.
+
+        Args:
+            reason: As the learner is told.
+            cause: In words, if there is more to say.
+        """
         if self.end_reason is None:
             self.end_reason = reason
+            self._cause = cause

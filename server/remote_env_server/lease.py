@@ -33,15 +33,13 @@ class Holder:
 
 
 class Lease:
-    """Who may command, and since when.
+    """Who may command.
 
     Attributes:
-        epoch: Grows whenever the holder changes.
         holder: Who holds it, or None.
     """
 
     def __init__(self) -> None:
-        self.epoch = 0
         self.holder: Holder | None = None
         self._last_taken_by: Holder | None = None
 
@@ -70,7 +68,6 @@ class Lease:
                 code="robot.lease.taken",
                 retryable=True,
             )
-        self.epoch += 1
         self.holder = holder
         self._last_taken_by = holder
         return present
@@ -84,24 +81,26 @@ class Lease:
         if self.holder is None or self.holder.connection != connection:
             return False
         self.holder = None
-        self.epoch += 1
         return True
 
-    def check(self, connection: int) -> None:
+    def check(self, asking: Holder) -> None:
         """Refuse whoever does not hold the lease.
 
         Raises:
             LeaseError: Saying who holds it now.
         """
-        if self.holder is not None and self.holder.connection == connection:
+        if self.holder is not None and self.holder.connection == asking.connection:
             return
         if self.holder is None and (
-            self._last_taken_by is None or self._last_taken_by.connection == connection
+            self._last_taken_by is None or self._last_taken_by.connection == asking.connection
         ):
             raise LeaseError("this learner has no lease; call env.reset()", code="robot.lease.none")
         taker = self.holder or self._last_taken_by
         assert taker is not None
+        who = taker.owner
+        if taker.process == asking.process:
+            who = "another environment of this process (one url is one robot)"
         raise LeaseError(
-            f"the robot was taken over by {taker.owner}; call env.reset() to command it again",
+            f"the robot was taken over by {who}; call env.reset() to command it again",
             code="robot.lease.lost",
         )

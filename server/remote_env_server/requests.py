@@ -44,22 +44,24 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class ResetResult:
-    """An episode has begun."""
+    """An episode has begun; the answer is held back by ``delay`` seconds."""
 
     episode: int
     captured: Captured
     info: dict[str, Value]
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step was executed."""
+    """A step was executed; the answer is held back by ``delay`` seconds."""
 
     captured: Captured
     outcome: Outcome
     terminated: bool
     truncated: bool
     end_reason: EndReason | None
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ class ResetRequest:
         seed: As in ``gymnasium.Env.reset``.
         options: As in ``gymnasium.Env.reset``.
         streams: Which must deliver before the reset is done.
+        is_wanted: Whether who asked still waits for it.
         finish: Called once, on the control thread.
     """
 
     seed: int | None
     options: Mapping[str, Value] | None
     streams: tuple[str, ...]
+    is_wanted: Callable[[], bool]
     finish: Callable[[ResetResult | RemoteEnvError], None]
 
 
@@ -87,22 +91,18 @@ class StepRequest:
         episode: Which one it belongs to.
         step: Which one it is.
         action: A value of the action space.
-        streams: Which are sent.
         finish: Called once, on the control thread.
     """
 
     episode: int
     step: int
     action: Any
-    streams: tuple[str, ...]
     finish: Callable[[StepResult | RemoteEnvError], None]
 
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
     """Nobody commands any more: the episode is over, and in realtime the robot holds."""
-
-    reason: EndReason = EndReason.LINK_LOST
 
 
 Request: TypeAlias = ResetRequest | StepRequest | HoldRequest

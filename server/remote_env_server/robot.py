@@ -100,6 +100,8 @@ class Robot:
         self._proprios: dict[str, ProprioBuffer] = {}
         self._sensors: list[SensorThread] = []
         self._subscribed: frozenset[str] = frozenset()
+        self._simulated_time = 0.0
+        self._is_served = False
         cameras, proprios = list(self.camera_configs()), list(self.proprio_configs())
         names = [camera.name for camera in cameras] + [proprio.name for proprio in proprios]
         for name in names:
@@ -186,8 +188,15 @@ class Robot:
     # Time
 
     def now(self) -> float:
-        """Return the robot's clock, in seconds; a simulator returns simulated time."""
-        return time.monotonic()
+        """Return the robot's clock, in seconds: monotonic time, or in lockstep simulated time.
+
+        Simulated time is steps times the control period, unless a simulator knows better.
+        """
+        return time.monotonic() if self.mode is Mode.REALTIME else self._simulated_time
+
+    def set_simulated_time(self, seconds: float) -> None:
+        """Set the clock of lockstep; called by the server."""
+        self._simulated_time = seconds
 
     # Publishing; safe from any thread
 
@@ -197,7 +206,7 @@ class Robot:
         Raises:
             ValueError: If the shape or dtype is not the declared one.
         """
-        self.update_camera(name, image=data, stamp=stamp)
+        self.update_camera(name, image=_given(data, "image"), stamp=stamp)
 
     def update_depth(self, name: str, data: ArrayLike, *, stamp: float | None = None) -> None:
         """Publish a depth image: ``(height, width)``, metres, 0 where unknown.
@@ -205,19 +214,19 @@ class Robot:
         Raises:
             ValueError: If the camera was declared without depth, or the shape is wrong.
         """
-        self.update_camera(name, depth=data, stamp=stamp)
+        self.update_camera(name, depth=_given(data, "depth"), stamp=stamp)
 
     def update_intrinsics(
         self, name: str, matrix: ArrayLike, *, stamp: float | None = None
     ) -> None:
         """Publish a camera's ``(3, 3)`` matrix K, in pixels."""
-        self.update_camera(name, intrinsics=matrix, stamp=stamp)
+        self.update_camera(name, intrinsics=_given(matrix, "matrix"), stamp=stamp)
 
     def update_extrinsics(
         self, name: str, matrix: ArrayLike, *, stamp: float | None = None
     ) -> None:
         """Publish a camera's ``(4, 4)`` camera-to-world matrix, translation in metres."""
-        self.update_camera(name, extrinsics=matrix, stamp=stamp)
+        self.update_camera(name, extrinsics=_given(matrix, "matrix"), stamp=stamp)
 
     def update_camera(
         self,
@@ -249,6 +258,8 @@ class Robot:
             "extrinsics": extrinsics,
         }
         buffer = _named(self._cameras, name, "camera")
+        if all(array is None for array in given.values()):
+            raise ValueError(f"nothing was given to publish for camera {name!r}")
         buffer.publish(
             {key: array for key, array in given.items() if array is not None},
             self.now() if stamp is None else stamp,
@@ -267,8 +278,9 @@ class Robot:
         """Take the newest capture of every stream, by reference.
 
         Args:
-            timestamp: Anything you like; stands in ``info["remote"]["timestamp"]``.
+            timestamp: A number of your own; stands in ``info["remote"]["timestamp"]``.
         """
+        timestamp = None if timestamp is None else float(timestamp)
         return take_snapshot(self._cameras, self._proprios, timestamp=timestamp)
 
     # The name of the chiral server guide, so that its servers run as they are.
@@ -326,6 +338,13 @@ class Robot:
     def set_subscribed(self, names: frozenset[str]) -> None:
         """Tell the robot which streams somebody wants; called by the server."""
         self._subscribed = names
+
+
+def _given(data: ArrayLike, what: str) -> ArrayLike:
+    """Refuse None, which is what a camera library returns when a read failed."""
+    if data is None:
+        raise ValueError(f"the {what} is None: the driver read nothing")
+    return data
 
 
 def _named(buffers: Mapping[str, Any], name: str, what: str) -> Any:

@@ -56,11 +56,27 @@ class SensorThread:
         self._readings = 0
         self._overruns = 0
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"sensor {name}", daemon=True)
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"sensor {self.name}", daemon=True)
 
     def start(self) -> None:
         """Start calling."""
         self._thread.start()
+
+    def restart_if_failed(self) -> None:
+        """Start anew after an exception; a reset does it, as a person would."""
+        if self._failure is not None and not self._stopped.is_set():
+            logger.info("sensor %r is started again", self.name)
+            self._thread.join()
+            self._failure = None
+            self._thread = self._new_thread()
+            self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Ask the thread to end; what its function raises from now on does not matter."""
+        self._stopped.set()
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Ask the thread to end, and wait for it.
@@ -69,7 +85,7 @@ class SensorThread:
             Whether it ended in time. A function that blocks in a driver cannot be
             interrupted; its thread is a daemon and ends with the process.
         """
-        self._stopped.set()
+        self.ask_to_stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
         if self._thread.is_alive():
@@ -86,7 +102,9 @@ class SensorThread:
         while not self._stopped.is_set():
             try:
                 self._read()
-            except Exception as error:
+            except BaseException as error:  # sys.exit() in an SDK is a failure too
+                if self._stopped.is_set():
+                    return
                 self._failure = error
                 logger.exception("sensor %r failed and is stopped", self.name)
                 return

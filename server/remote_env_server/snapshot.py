@@ -13,7 +13,7 @@ from remote_env_server.buffers import CameraBuffer, Field, ProprioBuffer
 __all__ = ["Snapshot", "take_snapshot"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot(Mapping[str, NDArray[Any]]):
     """The newest capture of every stream, as one mapping from stream name to array.
 
@@ -52,7 +52,7 @@ def take_snapshot(
         record = camera.read()
         for key, value in record.fields().items():
             fields[f"{name}/{key}"] = value
-        if not record.coherent:
+        if not record.is_coherent:
             incoherent.append(name)
     for name, proprio in proprios.items():
         fields[name] = proprio.read()

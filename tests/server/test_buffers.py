@@ -135,9 +135,9 @@ def test_publishing_copies_so_a_driver_may_reuse_its_own_buffer():
 def test_a_camera_updated_in_parts_says_that_it_is_not_coherent():
     camera = CameraBuffer(CameraConfig("cam", 2, 2, has_depth=True))
     camera.publish({"image": np.zeros((2, 2, 3), np.uint8), "depth": np.zeros((2, 2))}, 1.0)
-    assert camera.read().coherent
+    assert camera.read().is_coherent
     camera.publish({"image": np.zeros((2, 2, 3), np.uint8)}, 2.0)
-    assert not camera.read().coherent
+    assert not camera.read().is_coherent
     assert take_snapshot({"cam": camera}, {}).incoherent == ("cam",)
 
 

@@ -70,13 +70,21 @@ def make_robot(name: str) -> Robot:
 
 
 def _load_class(where: str, class_name: str) -> type[Robot]:
+    # As "python FILE.py" does: what stands beside the file can be imported.
+    beside = str(Path(where).parent) if where.endswith(".py") else str(Path.cwd())
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     try:
         module = (
             _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         )
     except ModuleNotFoundError as error:
+        if error.name == where.partition(".")[0]:
+            raise ConfigurationError(
+                f"there is no module {where!r}; robots are called {', '.join(NAMES)}"
+            ) from error
         raise ConfigurationError(
-            f"cannot load {where!r}: {error}; robots are called {', '.join(NAMES)}"
+            f"{where} imports {error.name!r}, which is not installed"
         ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type) or not issubclass(found, Robot):

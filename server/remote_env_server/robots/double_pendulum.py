@@ -199,6 +199,8 @@ class DoublePendulumRobot(Robot):
 
     def open(self) -> None:
         """Start the plant's and the camera's thread in real time; then the robot is ready."""
+        # In real time the wall clock has its say: a seed decides only how it begins.
+        self.seedable = self.mode is Mode.LOCKSTEP
         if self.mode is Mode.REALTIME:
             self._time = time.monotonic()
             self.start_sensor("plant", self._run_plant, hz=_PLANT_HZ)

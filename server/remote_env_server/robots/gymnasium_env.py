@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -31,8 +30,6 @@ from remote_env_server.describe import describe_streams, space_streams
 from remote_env_server.robot import Outcome, Robot
 
 __all__ = ["GymnasiumConfig", "GymnasiumRobot"]
-
-logger = logging.getLogger(__name__)
 
 _CAMERA = "render"
 
@@ -72,12 +69,13 @@ class GymnasiumRobot(Robot):
         self.name = config.env_id
         self.control_hz = 0.0
         self._image: tuple[int, ...] | None = None
+        self._no_camera = ""
         self._env: gymnasium.Env[Any, Any] | None = None
         self._steps = 0
         self._observation: Any = None
         self._outcome = Outcome()
         super().__init__()
-        self.max_episode_steps = _find(config.env_id).max_episode_steps
+        _find(config.env_id)
 
     def open(self) -> None:
         """Make the environment; once more before it, to learn the size of its pictures."""
@@ -85,6 +83,7 @@ class GymnasiumRobot(Robot):
         render_mode = "rgb_array" if self._image is not None else None
         self._env = self._make(render_mode)
         self.action_space = self._env.action_space
+        self.max_episode_steps = self._env.spec.max_episode_steps if self._env.spec else None
         self.control_hz = float(self._env.metadata.get("render_fps") or 0.0)
         if self._image is not None:
             self._cameras[_CAMERA] = CameraBuffer(self._camera_config())
@@ -97,14 +96,17 @@ class GymnasiumRobot(Robot):
 
     def _probe_picture(self) -> tuple[int, ...] | None:
         """Render one picture of a throw-away copy: the served one's state stays untouched."""
-        if "render_mode" in self._kwargs or not _may_render():
+        if "render_mode" in self._kwargs:
+            return None
+        if not _may_render():
+            self._no_camera = "mujoco was imported without a screen; set MUJOCO_GL=egl before"
             return None
         try:
             with contextlib.closing(self._make("rgb_array")) as probe:
                 probe.reset(seed=0)
                 picture: Any = probe.render()
         except Exception as error:
-            logger.info("%s offers no camera: %s", self.name, error)
+            self._no_camera = str(error)
             return None
         is_picture = isinstance(picture, np.ndarray) and picture.ndim == 3
         return picture.shape if is_picture and picture.dtype == np.uint8 else None
@@ -113,6 +115,10 @@ class GymnasiumRobot(Robot):
         assert self._image is not None
         height, width, channels = self._image
         return CameraConfig(_CAMERA, height, width, channels, on_request=True)
+
+    def get_metadata(self) -> dict[str, Value]:
+        """Return why there is no camera, if there is none."""
+        return {"no_camera": self._no_camera} if self._no_camera else {}
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -205,7 +211,4 @@ def _may_render() -> bool:
         os.environ.setdefault("MUJOCO_GL", "egl")
         return True
     context = getattr(mujoco, "GLContext", None)
-    if context is not None and "glfw" in context.__module__:
-        logger.info("no camera: mujoco was imported without a screen; set MUJOCO_GL=egl before")
-        return False
-    return True
+    return context is None or "glfw" not in context.__module__

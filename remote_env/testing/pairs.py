@@ -1,0 +1,48 @@
+"""Both ends of a connection, joined by function calls: no transport, no thread, no clock."""
+
+from __future__ import annotations
+
+from remote_env.protocol.codec import Buffer
+from remote_env.protocol.connection import Connection, Repeated
+from remote_env.protocol.messages import Hello, Message, Role, Welcome
+from remote_env.testing.clock import HandClock
+
+__all__ = ["ConnectionPair"]
+
+
+class ConnectionPair:
+    """A client and a server; what one says, the other hears at once.
+
+    Attributes:
+        client: The client's end.
+        server: The server's end.
+        clock: What both ends take for the time.
+    """
+
+    def __init__(self, *, clock: HandClock | None = None) -> None:
+        """Begin before the hello."""
+        self.clock = clock or HandClock()
+        self.client = Connection(Role.CLIENT, now=self.clock())
+        self.server = Connection(Role.SERVER, now=self.clock())
+
+    @classmethod
+    def greeted(cls, welcome: Welcome) -> ConnectionPair:
+        """Return a pair whose server has said this; its id must be 1."""
+        pair = cls()
+        pair.to_server(
+            Hello(id=1, role="control", token=None, owner="test", process="test", client="test")
+        )
+        pair.to_client(welcome)
+        return pair
+
+    def to_server(self, message: Message) -> Message | Repeated | None:
+        """Let the client say something; returns what the server hears."""
+        return self.deliver(self.client.send(message), self.server)
+
+    def to_client(self, message: Message) -> Message | Repeated | None:
+        """Let the server say something; returns what the client hears."""
+        return self.deliver(self.server.send(message), self.client)
+
+    def deliver(self, frame: list[Buffer], receiver: Connection) -> Message | Repeated | None:
+        """Hand a frame to an end, in memory of its own, as a transport does."""
+        return receiver.receive(bytearray(b"".join(frame)), self.clock())
