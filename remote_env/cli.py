@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from rich import box
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from remote_env.client import RobotClient
@@ -160,13 +161,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _run(tyro.cli(_Command, prog="remote-env", args=given or ["--help"]))
     except RemoteEnvError as error:
-        _ERRORS.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        _complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # the code of a robot's author, or its hardware
+        if "--verbose" in given:
+            traceback.print_exc()
+        hint = "" if given[:1] != ["serve"] or "--verbose" in given else " (--verbose shows where)"
+        _complain(f"{type(error).__name__}: {error}{hint}")
+        return 1
     except SystemExit as leaving:  # tyro: help is 0, wrong usage 2
         return leaving.code if isinstance(leaving.code, int) else 2
     return 0
+
+
+def _complain(text: str) -> None:
+    _ERRORS.print(f"[bold red]error:[/] {_plain(text)}", highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:
@@ -187,12 +198,14 @@ def _read_token(path: Path | None) -> str | None:
     if path is None:
         return os.environ.get(_TOKEN_VARIABLE)
     try:
-        lines = path.read_text().split()
+        lines = path.read_text().splitlines()
     except OSError as error:
         raise ConfigurationError(f"cannot read the token from {path}: {error.strerror}") from error
-    if not lines:
-        raise ConfigurationError(f"the token file {path} is empty")
-    return lines[0]
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the token file {path} is no text") from error
+    if not lines or not lines[0].strip():
+        raise ConfigurationError(f"the first line of the token file {path} is empty")
+    return lines[0].strip()
 
 
 def _serve(arguments: list[str]) -> None:
@@ -205,8 +218,8 @@ def _serve(arguments: list[str]) -> None:
     options = _parse_serve(recipe, arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=_ERRORS, show_path=False)],
+        format="%(asctime)s %(levelname)-8s %(message)s",
+        datefmt="%H:%M:%S",
     )
     # One line for each connection of the library says nothing that ours do not.
     logging.getLogger("remote_env.websockets").setLevel(logging.ERROR)
@@ -241,9 +254,11 @@ def _parse_serve(recipe: RobotRecipe, arguments: list[str]) -> Any:
 
 
 def _ping(command: Ping) -> None:
+    if command.count < 1:
+        raise ConfigurationError(f"--count must be at least 1, not {command.count}")
     client = command.connect()
     try:
-        trips = [client.ping(timeout=command.timeout)[0] for _ in range(max(1, command.count))]
+        trips = [client.ping(timeout=command.timeout)[0] for _ in range(command.count)]
     finally:
         client.close()
     milliseconds = [trip * 1e3 for trip in trips]
@@ -261,7 +276,10 @@ def _info(command: Info) -> None:
     client.close()
     spec = client.spec
     if command.save is not None:
-        spec.save(command.save)
+        try:
+            spec.save(command.save)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {command.save}: {error.strerror}") from error
     for line in _facts(spec):
         _CONSOLE.print(line, highlight=False, soft_wrap=True)
     _CONSOLE.print(_table_of(spec))
@@ -281,26 +299,28 @@ def _facts(spec: RobotSpec) -> list[str]:
         lines += [
             f"reset option {name}: {_plain(text)}" for name, text in spec.reset_options.items()
         ]
-    lines += [f"{_plain(key):12} {_plain(str(value))}" for key, value in spec.extra.items()]
+    for key, value in spec.extra.items():
+        lines.append(f"{_plain(key):12} {'' if isinstance(value, dict) else _plain(str(value))}")
+        if isinstance(value, dict):
+            lines += [f"  {_plain(str(name)):18} {_plain(str(v))}" for name, v in value.items()]
     return lines
 
 
 def _table_of(spec: RobotSpec) -> Table:
-    table = Table()
-    for heading in ("stream", "kind", "shape", "dtype", "unit", "range", "rate", "sent"):
-        table.add_column(heading, no_wrap=heading in ("stream", "shape"), overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("stream", "shape", "dtype", "unit", "range", "rate", "sent"):
+        table.add_column(heading, no_wrap=heading in ("stream", "shape", "dtype"))
     for stream in spec.streams:
         is_calibration = stream.kind in (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
         sent = "on request" if stream.on_request else "always"
         table.add_row(
             _plain(stream.name),
-            stream.kind.value,
-            str(stream.array.shape),
+            "x".join(map(str, stream.array.shape)) or "scalar",
             str(stream.array.dtype),
             stream.unit,
             "" if is_calibration else _plain(_range_of(stream.space)),
             f"{stream.hz:g} Hz" if stream.hz else "",
-            "with its camera" if is_calibration else sent,
+            "with image" if is_calibration else sent,
         )
     return table
 
@@ -309,4 +329,5 @@ def _range_of(space: Any) -> str:
     low, high = getattr(space, "low", None), getattr(space, "high", None)
     if low is None or high is None:
         return str(space)
-    return f"{np.min(low):.4g} to {np.max(high):.4g}"
+    lowest, highest = np.min(low), np.max(high)
+    return f"{lowest:.4g} to {highest:.4g}" if np.isfinite([lowest, highest]).any() else ""

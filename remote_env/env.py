@@ -161,7 +161,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         images = [s.name for s in spec.streams if s.kind is StreamKind.IMAGE]
         shown = [name for name in images if name in observed] or images[:1]
         if not shown:
-            reason = spec.extra.get("no_camera")
+            reason = str(spec.extra.get("no_camera", ""))
             raise ConfigurationError(
                 f"render_mode='rgb_array' needs a camera, and {spec.name} offers none"
                 f"{f' ({reason})' if reason else ''}; use render_mode=None"

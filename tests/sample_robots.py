@@ -26,6 +26,7 @@ class Counter(Robot):
         self.threads = set()
         self.closed = False
         self._sum = np.zeros(2)
+        self._steps = 0
 
     def proprio_configs(self):
         return [ProprioConfig("sum", 2, np.float64, low=-1e6, high=1e6, unit="m")]
@@ -33,6 +34,7 @@ class Counter(Robot):
     def reset(self, *, seed=None, options=None):
         self.threads.add(threading.current_thread().name)
         start = (options or {}).get("start", 0.0)
+        self._steps = 0
         self._sum = np.random.default_rng(seed).normal(size=2) + start
         self.update_proprio("sum", self._sum)
         return {"start": float(start)}
@@ -40,11 +42,12 @@ class Counter(Robot):
     def apply_action(self, action):
         self.threads.add(threading.current_thread().name)
         self.actions.append(np.array(action))
+        self._steps += 1
         self._sum = self._sum + action
         self.update_proprio("sum", self._sum)
 
     def outcome(self, observation):
-        return Outcome(reward=float(observation["sum"][0]), info={"steps": len(self.actions)})
+        return Outcome(reward=float(observation["sum"][0]), info={"steps": self._steps})
 
     def hold(self):
         self.holds.append(time.monotonic())
@@ -105,3 +108,8 @@ class Rig(Robot):
 
     def hold(self):
         self.holds.append(time.monotonic())
+
+
+class Unopenable(Counter):
+    def open(self):
+        raise OSError("no arm on /dev/ttyUSB0")

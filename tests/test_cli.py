@@ -25,8 +25,8 @@ def test_info_shows_streams_shapes_units_and_rates(serve, capsys):
     shown = capsys.readouterr().out
     assert "Rig  realtime, 50 Hz" in shown
     assert "holds        100 ms after the last action" in shown
-    assert re.search(r"cam/image .*image .*\(24, 32, 3\) .*uint8 .*100 Hz .*always", shown)
-    assert re.search(r"joint_pos .*\(3,\) .*float32 .*rad .*-3.2 to 3.2 .*200 Hz", shown)
+    assert re.search(r"cam/image .*24x32x3 .*uint8 .*100 Hz .*always", shown)
+    assert re.search(r"joint_pos .* 3 .*float32 .*rad .*-3.2 to 3.2 .*200 Hz", shown)
 
 
 def test_info_shows_reset_options_and_saves_the_spec(serve, capsys, tmp_path):
@@ -54,6 +54,11 @@ def test_ping_measures_round_trips(serve, capsys):
         (["serve", "double-pendulum", "--host", "0.0.0.0"], 1, "without a token"),
         (["serve", "double-pendulum", "--token-file", "/nowhere"], 1, "cannot read the token"),
         (["serve", "double-pendulum", "--dt", "soon"], 2, "soon"),
+        (["serve", "sample_robots:Unopenable"], 1, "OSError: no arm on /dev/ttyUSB0"),
+        (["serve", "gymnasium:CartPole-v1", "--kwargs", '{"wheels": 3}'], 1, "wheels"),
+        (["serve", "gymnasium:CartPole-v1", "--kwargs", "{"], 1, "is no JSON"),
+        (["info", "ws://127.0.0.1:99999"], 1, "is no WebSocket address"),
+        (["ping", "ws://127.0.0.1:9", "--count", "0"], 1, "--count must be at least 1"),
         (["frobnicate"], 2, "frobnicate"),
         (["info"], 2, "url"),
     ],
@@ -62,6 +67,23 @@ def test_a_wrong_call_says_what_is_wrong(arguments, code, message, capsys):
     assert main(arguments) == code
     captured = capsys.readouterr()
     assert message.lower() in (captured.err + captured.out).lower()
+
+
+def test_a_robot_in_a_file_may_import_what_stands_beside_it(tmp_path, capsys):
+    (tmp_path / "sdk_of_mine.py").write_text("PORT = '/dev/ttyUSB0'\n")
+    (tmp_path / "robot_of_mine.py").write_text(
+        "from sdk_of_mine import PORT\n"
+        "from remote_env_server import Robot\n"
+        "class Mine(Robot):\n"
+        "    def open(self): raise OSError(PORT)\n"
+    )
+    assert main(["serve", f"{tmp_path}/robot_of_mine.py:Mine"]) == 1
+    assert "OSError: /dev/ttyUSB0" in capsys.readouterr().err
+
+
+def test_a_spec_that_cannot_be_written_is_an_error(serve, capsys):
+    assert main(["info", serve(Counter()).url, "--save", "/nowhere/spec"]) == 1
+    assert "cannot write /nowhere/spec" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands_and_the_robots(capsys):

@@ -1,11 +1,15 @@
 """The learner's environment against real servers: what it promises, and how it fails."""
 
+import gc
 import logging
+import multiprocessing
 import threading
+import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from sample_robots import Clipping, Counter, Limited, Rig
 from websockets.asyncio.server import serve as serve_websocket
@@ -94,7 +98,7 @@ def test_streams_choose_the_observation_and_calibration_comes_in_info(connect, s
     assert list(observation) == ["cam/depth"]
     assert env.observation_space.contains(observation)
     assert info["remote"]["cameras"]["cam"]["extrinsics"].tolist() == np.eye(4).tolist()
-    assert info["remote"]["cameras"]["cam"]["intrinsics"].shape == (3, 3)
+    assert "intrinsics" not in info["remote"]["cameras"]["cam"]  # neither declared nor updated
 
 
 def test_render_tiles_the_newest_pictures(serve, connect):
@@ -162,7 +166,19 @@ def test_an_unknown_host_is_named(connect):
         connect("ws://robot.invalid:8765")
 
 
-@pytest.mark.parametrize("url", ["robot:8765", "http://robot", "ws://", "", "ws:/robot"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "robot:8765",
+        "http://robot",
+        "ws://",
+        "",
+        "ws:/robot",
+        "ws://h:abc",
+        "ws://h:99999",
+        "ws://[::1",
+    ],
+)
 def test_a_malformed_url_is_refused_with_an_example(url, connect):
     with pytest.raises(errors.ConfigurationError, match=r"ws://robot.local:8765|no WebSocket addr"):
         connect(url)
@@ -346,6 +362,99 @@ def test_a_server_that_stops_is_a_lost_connection_and_reset_finds_its_successor(
         env.step(np.zeros(2, np.float32))
 
 
+def test_reset_reconnects_although_nobody_had_noticed_the_loss(connect):
+    with RobotServer(Counter(), port=0) as first:
+        env = connect(first.url)
+        env.reset(seed=1)
+        port = int(first.url.rpartition(":")[2])
+    with RobotServer(Counter(), port=port):
+        env.reset(seed=1)
+        env.step(np.zeros(2, np.float32))
+
+
+def test_an_environment_that_is_dropped_returns_its_lease(serve):
+    server = serve(Counter())
+    env = remote_env.RemoteRobotEnv(server.url)
+    env.reset(seed=1)
+    time.sleep(0.6)  # the keeper has seen it
+    del env
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while server._session._lease.holder is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server._session._lease.holder is None
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_fork_leaves_its_parents_environment_alone(env):
+    env.reset(seed=1)
+    here, there = multiprocessing.Pipe()
+
+    def child():
+        try:
+            env.step(np.zeros(2, np.float32))
+        except errors.LocalProtocolError as error:
+            there.send(str(error))
+        env.close()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert here.poll(10)
+    assert "make the environment in the process that uses it" in here.recv()
+    process.join(10)
+    assert process.exitcode == 0
+    env.step(np.zeros(2, np.float32))
+
+
+def test_after_close_everything_says_so(env):
+    env.reset(seed=1)
+    env.close()
+    with pytest.raises(errors.LocalProtocolError, match="after close; make a new environment"):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(errors.LocalProtocolError, match="after close; make a new environment"):
+        env.reset()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_timeout": 0}, "step_timeout must be a positive number"),
+        ({"connect_timeout": None}, "connect_timeout must be a positive number"),
+        ({"robot": "double-pendulum"}, "give one of them"),
+        ({"render_mode": "human"}, "'rgb_array' or None, not 'human'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(options, message, counter, connect):
+    with pytest.raises(errors.ConfigurationError, match=message):
+        connect(counter.server.url, **options)
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+def test_seeds_of_64_bits_are_taken(seed, env):
+    env.reset(seed=seed)
+
+
+def test_a_seed_that_does_not_fit_is_refused_and_nothing_is_lost(env):
+    with pytest.raises(errors.ConfigurationError, match=r"from 0 to 2\*\*64 - 1"):
+        env.reset(seed=2**64)
+    env.reset(seed=1)
+
+
+@pytest.mark.parametrize("action", [[0.5, -0.5], (0.5, -0.5), torch.tensor([0.5, -0.5])])
+def test_actions_may_be_lists_tuples_or_tensors(action, env):
+    env.reset(seed=1)
+    *_, info = env.step(action)
+    executed = info["remote"]["action_executed"]
+    assert executed.tolist() == [0.5, -0.5]
+    assert executed.dtype == np.float32
+
+
+def test_a_tensor_that_needs_its_gradient_is_refused(env):
+    env.reset(seed=1)
+    with pytest.raises(errors.ActionRefusedError, match="detach"):
+        env.step(torch.zeros(2, requires_grad=True))
+
+
 class Slow(Counter):
     def apply_action(self, action):
         self.release.wait(10)
@@ -454,7 +563,7 @@ TOKEN = "a token of more than sixteen characters"
 
 
 @pytest.mark.parametrize(
-    ("token", "message"), [(None, "needs a token"), ("wrong", "does not accept this token")]
+    ("token", "message"), [(None, "needs a token"), ("wrong", "the token is wrong")]
 )
 def test_without_the_right_token_nothing_is_told(token, message, serve, connect):
     server = serve(Counter(), token=TOKEN)

@@ -50,6 +50,13 @@ def test_a_second_controller_is_refused_with_the_owners_name(serve, connect, som
         env.reset()
 
 
+def test_the_owner_is_named_also_within_a_short_timeout(serve, connect, somebody_else):
+    url = serve(Counter()).url
+    somebody_else(url)
+    with pytest.raises(errors.LeaseError, match="commanded by Ann"):
+        connect(url, reset_timeout=1.0).reset()
+
+
 def test_taking_over_is_explicit(serve, connect, somebody_else):
     url = serve(Counter()).url
     somebody_else(url)
@@ -77,10 +84,12 @@ def test_reset_waits_for_the_lease_of_a_process_that_is_frozen(serve, connect, s
 
 def test_the_same_process_takes_over_from_itself_and_the_older_env_says_so(serve, connect):
     url = serve(Counter()).url
-    older, newer = connect(url), connect(url, owner="the newer one")
+    older, newer = connect(url), connect(url)
     older.reset()
     newer.reset()
-    with pytest.raises(errors.LeaseError, match="taken over by the newer one"):
+    with pytest.raises(
+        errors.LeaseError, match="taken over by another environment of this process"
+    ):
         older.step(np.zeros(2, np.float32))
     older.reset()
     older.step(np.zeros(2, np.float32))

@@ -8,6 +8,7 @@ from gymnasium.utils.env_checker import data_equivalence
 import remote_env  # noqa: F401 (registers the environment)
 from remote_env.transport.inprocess import InProcessListener
 from remote_env_server.robots import make_robot
+from remote_env_server.robots.gymnasium_env import GymnasiumConfig, GymnasiumRobot
 
 ENVIRONMENTS = [
     "CartPole-v1",
@@ -121,3 +122,11 @@ def test_a_flattened_environment_holds_the_same_arrays(serve):
         expected, _ = local.reset(seed=3)
         assert observation == {"0": expected[0], "1": expected[1], "2": expected[2]}
         assert flat.observation_space.contains(observation)
+
+
+def test_the_time_limit_is_that_of_the_environment_that_was_made(serve):
+    config = GymnasiumConfig("Pendulum-v1", kwargs='{"max_episode_steps": 7}')
+    server = serve(GymnasiumRobot(config))
+    with gym.make("RemoteRobot-v0", url=server.url) as env:
+        assert len(play(env, 1)) == 8
+        assert env.unwrapped.spec_of_robot.max_episode_steps == 7

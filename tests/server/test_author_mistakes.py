@@ -1,0 +1,317 @@
+"""Whatever a robot's author does wrong: the learner is told, the robot holds, the server lives."""
+
+import asyncio
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from sample_robots import Counter, Rig
+
+from remote_env import errors
+from remote_env_server import Mode, Outcome, ProprioConfig, RobotServer
+from remote_env_server.control import ControlLoop
+from remote_env_server.requests import ResetRequest
+
+ZERO = np.zeros(2, np.float32)
+
+
+def make(method, function):
+    """A Counter with one method replaced."""
+    return type("Mistaken", (Counter,), {method: function})()
+
+
+def leave(*_, **__):
+    sys.exit(3)
+
+
+async def cancel(*_, **__):
+    raise asyncio.CancelledError
+
+
+STEP_MISTAKES = {
+    "outcome returns None": ("outcome", lambda self, o: None),
+    "info is None": ("outcome", lambda self, o: Outcome(info=None)),
+    "info is a list": ("outcome", lambda self, o: Outcome(info=[1])),
+    "a flag is an array": ("outcome", lambda self, o: Outcome(terminated=np.array([True, False]))),
+    "an end reason of one's own": (
+        "outcome",
+        lambda self, o: Outcome(truncated=True, end_reason="bored"),
+    ),
+    "reward is an object": ("outcome", lambda self, o: Outcome(reward=object())),
+    "sys.exit in a driver": ("apply_action", leave),
+    "cancelled": ("apply_action", cancel),
+    "a wrong observation": ("get_obs", lambda self: {"sum": np.zeros(5)}),
+    "no observation": ("get_obs", lambda self: None),
+}
+
+
+@pytest.mark.parametrize(("method", "function"), STEP_MISTAKES.values(), ids=STEP_MISTAKES.keys())
+def test_a_mistake_is_an_error_of_the_robot_and_the_server_lives(method, function, serve, connect):
+    server = serve(make(method, function))
+    env = connect(server.url, step_timeout=3.0, reset_timeout=3.0)
+    with pytest.raises(errors.RobotError):
+        env.reset(seed=1)
+        env.step(ZERO)
+    setattr(type(server._robot), method, getattr(Counter, method))
+    env.reset(seed=1)
+    env.step(ZERO)
+
+
+@pytest.mark.parametrize("returned", [np.zeros(2), "ready", 5], ids=repr)
+def test_what_reset_must_not_return_is_named(returned, serve, connect):
+    env = connect(serve(make("reset", lambda self: returned)).url)
+    with pytest.raises(errors.RobotFaultError, match=r"reset\(\) returned .*; it must return None"):
+        env.reset()
+
+
+def test_an_end_reason_may_be_its_text(serve, connect):
+    outcome = Outcome(truncated=True, end_reason="operator")
+    env = connect(serve(make("outcome", lambda self, o: outcome)).url)
+    env.reset(seed=1)
+    *_, truncated, info = env.step(ZERO)
+    assert truncated
+    assert info["remote"]["end_reason"] == "operator"
+
+
+def test_info_that_is_too_large_is_left_out_and_the_episode_goes_on(serve, connect, caplog):
+    text = "x" * (2 << 20)
+    env = connect(serve(make("outcome", lambda self, o: Outcome(info={"log": text}))).url)
+    env.reset(seed=1)
+    for _ in range(3):
+        *_, info = env.step(ZERO)
+    assert info.keys() == {"remote"}
+    assert sum("is left out" in r.message for r in caplog.records) == 1
+
+
+def test_a_robot_may_write_into_its_action_as_it_may_locally(serve, connect):
+    def apply_action(self, action):
+        action *= 2.0
+        self.update_proprio("sum", action)
+
+    env = connect(serve(make("apply_action", apply_action)).url)
+    env.reset(seed=1)
+    observation, *_ = env.step(np.full(2, 0.25, np.float32))
+    assert observation["sum"].tolist() == [0.5, 0.5]
+
+
+def test_a_lockstep_robot_of_ones_own_is_deterministic(serve, connect):
+    check_env(connect(serve(Counter()).url), skip_render_check=True, skip_close_check=True)
+
+
+def test_in_lockstep_the_clock_counts_control_periods(serve, connect):
+    env = connect(serve(Counter()).url)
+    _, info = env.reset(seed=1)
+    times = [info["remote"]["time"]] + [env.step(ZERO)[4]["remote"]["time"] for _ in range(2)]
+    assert times == pytest.approx([0.0, 0.02, 0.04])
+
+
+def test_a_robot_without_hold_is_warned_of_in_real_time(serve, caplog):
+    class NoHold(Rig):
+        hold = Counter.__mro__[1].hold
+
+    serve(NoHold())
+    assert "has no hold()" in caplog.text
+
+
+def test_an_image_that_the_driver_did_not_read_is_refused():
+    robot = Rig()
+    with pytest.raises(ValueError, match="the image is None: the driver read nothing"):
+        robot.update_image("cam", None)
+    with pytest.raises(ValueError, match="nothing was given to publish"):
+        robot.update_camera("cam")
+
+
+class TwoOfAName(Rig):
+    def proprio_configs(self):
+        return [ProprioConfig("cam/image", 3)]
+
+    def open(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("robot", "message"),
+    [
+        (make("out_of_bounds", "ignore"), "must be 'refuse', 'clip' or 'pass'"),
+        (make("get_metadata", lambda self: ["a"]), r"get_metadata\(\) returned list"),
+        (make("get_metadata", lambda self: {"map": "x" * (2 << 20)}), "does not fit on the wire"),
+        (TwoOfAName(), "two streams are called 'cam/image'"),
+    ],
+    ids=["policy", "metadata", "large metadata", "names"],
+)
+def test_what_every_client_would_stumble_over_is_found_at_start(robot, message):
+    with pytest.raises(errors.ConfigurationError, match=message):
+        RobotServer(robot, port=0).start()
+
+
+def test_a_server_starts_once_and_a_robot_is_served_once():
+    robot = Counter()
+    with RobotServer(robot, port=0) as server:
+        with pytest.raises(errors.ConfigurationError, match="served already"):
+            RobotServer(robot, port=0)
+        with pytest.raises(errors.ConfigurationError, match="starts once"):
+            server.start()
+
+
+def test_a_robot_whose_open_exits_is_an_error_at_start():
+    robot = make("open", leave)
+    with pytest.raises(errors.RobotFaultError, match="SystemExit"):
+        RobotServer(robot, port=0).start()
+
+
+@pytest.mark.parametrize("port", [99999, -1])
+def test_a_port_that_cannot_be_is_named_at_start(port):
+    with pytest.raises(errors.ConfigurationError, match=f"cannot listen at 127.0.0.1:{port}"):
+        RobotServer(Counter(), port=port).start()
+
+
+@pytest.mark.realtime
+def test_an_action_that_the_driver_refuses_keeps_nothing_alive(serve, connect, slowdown):
+    class Refusing(Rig):
+        def apply_action(self, action):
+            if self.actions:
+                raise errors.ActionRefusedError("not from here")
+            super().apply_action(action)
+
+    robot = Refusing()
+    env = connect(serve(robot).url)
+    env.reset()
+    env.step(np.zeros(3, np.float32))
+    deadline = time.monotonic() + 1.0 * slowdown
+    while not robot.holds and time.monotonic() < deadline:
+        with pytest.raises(errors.ActionRefusedError):
+            env.step(np.zeros(3, np.float32))
+    assert robot.holds
+
+
+@pytest.mark.realtime
+def test_a_hold_that_fails_is_tried_again_and_ends_the_episode(serve, connect):
+    class Stuck(Rig):
+        tries = 0
+        held = threading.Event()
+
+        def hold(self):
+            self.tries += 1
+            if self.tries < 4:
+                raise OSError("brake does not answer")
+            self.held.set()
+
+    robot = Stuck()
+    env = connect(serve(robot).url)
+    env.reset()
+    env.step(np.zeros(3, np.float32))
+    assert robot.held.wait(5)
+    with pytest.raises(errors.EpisodeOverError, match="hold.. failed"):
+        env.step(np.zeros(3, np.float32))
+
+
+@pytest.mark.realtime
+def test_the_learner_is_told_when_hold_fails_too(serve, connect):
+    class Broken(Rig):
+        def apply_action(self, action):
+            raise OSError("serial gone")
+
+        def hold(self):
+            raise OSError("serial gone")
+
+    env = connect(serve(Broken()).url)
+    env.reset()
+    with pytest.raises(errors.RobotFaultError, match="FAILED TOO.*emergency stop"):
+        env.step(np.zeros(3, np.float32))
+
+
+@pytest.mark.realtime
+def test_a_stop_during_a_reset_holds_and_closes_the_robot():
+    closed = []
+
+    class Silent(Rig):
+        def close(self):
+            closed.append(list(self.holds))
+
+    control = ControlLoop(Silent(publishes=False), Mode.REALTIME, sensor_timeout=60.0)
+    control.start()
+    answers = []
+    control.submit(ResetRequest(None, None, ("cam/image",), lambda: True, answers.append))
+    time.sleep(0.2)
+    control.stop()
+    assert not control.is_alive
+    assert len(closed) == 1
+    assert closed[0] != []
+    assert isinstance(answers[0], errors.RobotFaultError)
+
+
+def test_a_reset_that_nobody_waits_for_any_more_does_not_move_the_robot():
+    moved = []
+    robot = make("reset", lambda self: moved.append(True))
+    control = ControlLoop(robot, Mode.LOCKSTEP, sensor_timeout=1.0)
+    control.start()
+    control.submit(ResetRequest(None, None, (), lambda: False, moved.append))
+    control.stop()
+    assert moved == []
+
+
+def test_after_the_stop_a_request_is_answered_at_once():
+    control = ControlLoop(Counter(), Mode.LOCKSTEP, sensor_timeout=1.0)
+    control.start()
+    control.stop()
+    answers = []
+    control.submit(ResetRequest(None, None, (), lambda: True, answers.append))
+    assert isinstance(answers[0], errors.RobotFaultError)
+
+
+@pytest.mark.realtime
+def test_sensors_end_before_their_device_is_closed(caplog):
+    class Device(Rig):
+        is_open = True
+
+        def read_joints(self):
+            assert self.is_open, "read a closed device"
+            super().read_joints()
+
+        def close(self):
+            time.sleep(0.05)
+            self.is_open = False
+
+    with RobotServer(Device(), port=0):
+        time.sleep(0.05)
+    assert "read a closed device" not in caplog.text
+
+
+@pytest.mark.realtime
+def test_a_sensor_that_failed_is_started_again_by_a_reset(serve, connect):
+    class Once(Rig):
+        failed = False
+
+        def read_camera(self):
+            super().read_camera()
+            if not self.failed and self._count > 3:
+                self.failed = True
+                sys.exit("driver gave up")
+
+    env = connect(serve(Once()).url)
+    env.reset()
+    with pytest.raises(errors.SensorError, match=r"SystemExit: driver gave up.*env.reset\(\)"):
+        while True:
+            env.step(np.zeros(3, np.float32))
+    env.reset()
+    env.step(np.zeros(3, np.float32))
+
+
+@pytest.mark.realtime
+def test_what_an_earlier_episode_published_is_not_fresh(serve, connect):
+    class Lazy(Counter):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.resets += 1
+            if self.resets == 1:
+                super().reset(seed=seed)
+
+    env = connect(serve(Lazy(), mode="realtime", sensor_timeout=0.3).url)
+    env.reset()
+    env.step(ZERO)
+    with pytest.raises(errors.SensorError, match="did not deliver again"):
+        env.reset()
