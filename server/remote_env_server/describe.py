@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import ArrayLike, DTypeLike
 
 from remote_env.errors import ConfigurationError
-from remote_env.protocol.arrays import ArraySpec
 from remote_env.protocol.values import Value, drop_unsupported
 from remote_env.spaces import SpaceCodec
-from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
-from remote_env_server.buffers import CameraConfig, ProprioConfig
+from remote_env.spec import Mode, OutOfBounds, RobotSpec
+from remote_env_server.robot import Robot
 from remote_env_server.safety import action_lifetime
+from remote_env_server.streams import bounded_box
 
-if TYPE_CHECKING:
-    from remote_env_server.robot import Robot
-
-__all__ = ["describe_robot", "describe_streams", "observation_space_of", "space_streams"]
+__all__ = ["describe_robot"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +97,7 @@ def _action_space_of(robot: Robot, name: str, extra: Mapping[str, Value]) -> spa
     if isinstance(shape, (list, tuple)):
         guess = spaces.Box(-np.inf, np.inf, tuple(int(n) for n in shape), np.float32)
     elif joints is not None:
-        guess = _box(joints.low, joints.high, (joints.size,), np.float32)
+        guess = bounded_box(joints.low, joints.high, (joints.size,), np.float32)
     else:
         raise ConfigurationError(
             f"{name} declares no action_space; set one with the robot's real limits, such as "
@@ -114,98 +110,3 @@ def _action_space_of(robot: Robot, name: str, extra: Mapping[str, Value]) -> spa
         guess,
     )
     return guess
-
-
-def describe_streams(
-    cameras: Iterable[CameraConfig], proprios: Iterable[ProprioConfig]
-) -> tuple[StreamSpec, ...]:
-    """Return the streams of cameras and proprioception, small ones first.
-
-    The pictures come last in a frame, so that everything else is in its first packet.
-    """
-    streams = [
-        _stream(
-            config.name,
-            StreamKind.PROPRIOCEPTION,
-            _box(config.low, config.high, (config.size,), config.dtype),
-            unit=config.unit,
-            on_request=config.on_request,
-            hz=config.hz,
-        )
-        for config in proprios
-    ]
-    for config in cameras:
-        unbounded = _box(None, None, (3, 3), np.float64)
-        streams.append(_camera_stream(config, StreamKind.INTRINSICS, unbounded, "px"))
-        unbounded = _box(None, None, (4, 4), np.float64)
-        streams.append(_camera_stream(config, StreamKind.EXTRINSICS, unbounded, "m"))
-    for config in cameras:
-        size = (config.height, config.width)
-        pixels = _box(None, None, (*size, config.channels), config.image_dtype)
-        streams.append(_camera_stream(config, StreamKind.IMAGE, pixels, ""))
-        if config.has_depth:
-            is_float = np.dtype(config.depth_dtype).kind == "f"
-            depth = _box(0, config.max_depth, size, config.depth_dtype)
-            unit = "m" if is_float else "mm"
-            streams.append(_camera_stream(config, StreamKind.DEPTH, depth, unit))
-    return tuple(streams)
-
-
-def _camera_stream(
-    config: CameraConfig, kind: StreamKind, space: spaces.Box, unit: str
-) -> StreamSpec:
-    is_calibration = kind in (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
-    return _stream(
-        f"{config.name}/{kind.value}",
-        kind,
-        space,
-        camera=config.name,
-        unit=unit,
-        on_request=config.on_request or is_calibration,
-        hz=config.hz,
-    )
-
-
-def _stream(
-    name: str,
-    kind: StreamKind,
-    space: spaces.Space[Any],
-    *,
-    camera: str = "",
-    unit: str = "",
-    on_request: bool = False,
-    hz: float = 0.0,
-) -> StreamSpec:
-    array = ArraySpec(name, np.dtype(space.dtype), space.shape or ())
-    return StreamSpec(array, kind, space, camera, unit, on_request, hz)
-
-
-def space_streams(space: spaces.Space[Any]) -> tuple[StreamSpec, ...]:
-    """Return one stream for each leaf of an observation space with a structure of its own."""
-    codec = SpaceCodec(space, root="observation")
-    return tuple(
-        _stream(spec.name, StreamKind.OBSERVATION, leaf)
-        for spec, leaf in zip(codec.layout, codec.leaf_spaces, strict=True)
-    )
-
-
-def observation_space_of(streams: Iterable[StreamSpec]) -> spaces.Dict:
-    """Return the flat Dict of all streams that nobody has to ask for."""
-    return spaces.Dict([(s.name, s.space) for s in streams if not s.on_request])
-
-
-def _box(
-    low: ArrayLike | None, high: ArrayLike | None, shape: tuple[int, ...], dtype: DTypeLike
-) -> spaces.Box:
-    checked = np.dtype(dtype)
-    if checked.kind == "f":
-        least, most = -np.inf, np.inf
-    elif checked.kind == "b":
-        least, most = 0, 1
-    else:
-        least, most = np.iinfo(checked).min, np.iinfo(checked).max
-    bounds = [
-        np.broadcast_to(np.asarray(default if given is None else given), shape).astype(checked)
-        for given, default in ((low, least), (high, most))
-    ]
-    return spaces.Box(bounds[0], bounds[1], shape, checked.type)

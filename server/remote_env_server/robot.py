@@ -28,9 +28,9 @@ from remote_env.protocol.messages import EndReason
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer, CameraConfig, ProprioBuffer, ProprioConfig
-from remote_env_server.describe import describe_streams, observation_space_of
 from remote_env_server.sensors import SensorThread
 from remote_env_server.snapshot import Snapshot, take_snapshot
+from remote_env_server.streams import describe_streams, observation_space_of
 
 __all__ = ["CameraConfig", "Observation", "Outcome", "ProprioConfig", "Robot"]
 

@@ -26,8 +26,8 @@ from remote_env.errors import ConfigurationError
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer, CameraConfig
-from remote_env_server.describe import describe_streams, space_streams
 from remote_env_server.robot import Outcome, Robot
+from remote_env_server.streams import describe_streams, space_streams
 
 __all__ = ["GymnasiumConfig", "GymnasiumRobot"]
 
