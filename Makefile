@@ -50,7 +50,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 
 golden: $(INSTALLED)
-	$(BIN)/python tests/golden/make.py
+	$(BIN)/python -m tests.golden.make
 
 clean:
 	rm -rf $(VENV) tests/interop/node_modules dist

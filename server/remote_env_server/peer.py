@@ -316,7 +316,8 @@ class Peer:
             Error(
                 id=message_id,
                 code=error.code,
-                message=str(error)[:2000],
+                # An exception may quote a path that is no Unicode.
+                message=str(error)[:2000].encode("utf-8", "replace").decode(),
                 retryable=error.retryable,
             )
         )

@@ -27,6 +27,10 @@ def leave(*_, **__):
     sys.exit(3)
 
 
+def complain_of_a_path(*_, **__):
+    raise OSError("no such device: \udcff")
+
+
 async def cancel(*_, **__):
     raise asyncio.CancelledError
 
@@ -45,6 +49,7 @@ STEP_MISTAKES = {
     "cancelled": ("apply_action", cancel),
     "a wrong observation": ("get_obs", lambda self: {"sum": np.zeros(5)}),
     "no observation": ("get_obs", lambda self: None),
+    "a message that is no Unicode": ("apply_action", complain_of_a_path),
 }
 
 
@@ -272,8 +277,8 @@ def test_sensors_end_before_their_device_is_closed(caplog):
             super().read_joints()
 
         def close(self):
-            time.sleep(0.05)
             self.is_open = False
+            time.sleep(0.05)
 
     with RobotServer(Device(), port=0):
         time.sleep(0.05)

@@ -1,0 +1,219 @@
+"""The messages that the golden frames hold, for ``make.py`` and for ``test_golden.py``.
+
+All were written with the same agreement, that of the golden ``Welcome``: its ``action`` and its
+``subscribed`` streams.
+"""
+
+from typing import Final
+
+import numpy as np
+from gymnasium import spaces
+
+from remote_env.protocol import (
+    ArraySpec,
+    Bye,
+    EndReason,
+    Error,
+    Heartbeat,
+    Hello,
+    Layout,
+    Layouts,
+    Message,
+    Ping,
+    Pong,
+    Release,
+    Released,
+    Reset,
+    ResetDone,
+    Step,
+    StepDone,
+    Subscribe,
+    Subscribed,
+)
+from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
+
+__all__ = ["GOLDEN", "LAYOUTS", "SPEC"]
+
+_HEIGHT, _WIDTH = 4, 6
+
+
+def _stream(
+    name: str,
+    kind: StreamKind,
+    space: spaces.Box,
+    *,
+    camera: str = "",
+    unit: str = "",
+    on_request: bool = False,
+    hz: float = 0.0,
+) -> StreamSpec:
+    array = ArraySpec(name, space.dtype, space.shape)
+    return StreamSpec(array, kind, space, camera, unit, on_request, hz)
+
+
+_JOINT_POS = spaces.Box(
+    np.array([-np.pi, -1.5, -1.5], np.float32), np.array([np.pi, 1.5, 1.5], np.float32)
+)
+_JOINT_VEL = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+_INTRINSICS = spaces.Box(-np.inf, np.inf, (3, 3), np.float64)
+_IMAGE = spaces.Box(0, 255, (_HEIGHT, _WIDTH, 3), np.uint8)
+_DEPTH = spaces.Box(0.0, np.inf, (_HEIGHT, _WIDTH), np.float32)
+
+SPEC: Final = RobotSpec(
+    name="golden-arm",
+    mode=Mode.REALTIME,
+    observation_space=spaces.Dict(
+        [("joint_pos", _JOINT_POS), ("joint_vel", _JOINT_VEL), ("wrist_cam/image", _IMAGE)]
+    ),
+    action_space=spaces.Dict(
+        [
+            ("target", spaces.Box(-1.0, 1.0, (3,), np.float32)),
+            ("gripper", spaces.Discrete(2)),
+        ]
+    ),
+    streams=(
+        _stream("joint_pos", StreamKind.PROPRIOCEPTION, _JOINT_POS, unit="rad", hz=500.0),
+        _stream("joint_vel", StreamKind.PROPRIOCEPTION, _JOINT_VEL, unit="rad/s", hz=500.0),
+        _stream(
+            "wrist_cam/intrinsics",
+            StreamKind.INTRINSICS,
+            _INTRINSICS,
+            camera="wrist_cam",
+            unit="px",
+            on_request=True,
+        ),
+        _stream("wrist_cam/image", StreamKind.IMAGE, _IMAGE, camera="wrist_cam", hz=30.0),
+        _stream("wrist_cam/depth", StreamKind.DEPTH, _DEPTH, camera="wrist_cam", unit="m", hz=30.0),
+    ),
+    control_hz=20.0,
+    max_episode_steps=200,
+    out_of_bounds=OutOfBounds.CLIP,
+    action_lifetime=0.25,
+    seedable=False,
+    reset_options={"home": "begin at the home position"},
+    extra={"serial": "A-17", "gear_ratios": (100, 100, 50)},
+)
+
+_WELCOME: Final = SPEC.to_welcome(
+    message_id=1, session="golden-session", server="remote-env-server 0.1.0", frame_size=262144
+)
+
+LAYOUTS: Final = Layouts(
+    action=Layout(_WELCOME.action),
+    observation=Layout(_WELCOME.streams).subset(_WELCOME.subscribed),
+)
+
+_OBSERVATION: Final = (
+    np.array([0.5, -0.25, 1.0], np.float32),
+    np.array([0.0, -0.0, np.inf], np.float32),
+    np.arange(_HEIGHT * _WIDTH * 3, dtype=np.uint8).reshape(_HEIGHT, _WIDTH, 3),
+)
+
+# The name of a file is the number of the kind and what is special about the message.
+GOLDEN: Final[dict[str, Message]] = {
+    "01-hello": Hello(
+        id=1,
+        role="control",
+        token="correct horse battery",
+        owner="ada@lab (process 42)",
+        process="lab/42/0123456789abcdef",
+        client="golden 1",
+    ),
+    "01-hello-observer": Hello(
+        id=1, role="observe", token=None, owner="Zoë 🤖", process="p", client=""
+    ),
+    "02-welcome": _WELCOME,
+    "03-subscribe": Subscribe(id=2, streams=("wrist_cam/depth", "joint_pos")),
+    "04-subscribed": Subscribed(id=2, streams=("wrist_cam/depth", "joint_pos")),
+    "05-reset": Reset(id=3, seed=None, options=None, take=False),
+    "05-reset-options": Reset(
+        id=2**40 + 1,
+        seed=2**63 + 1,
+        options={"home": True, "pose": np.array([[1.0, 2.0], [3.0, 4.0]]), "speed": 0.5},
+        take=True,
+    ),
+    "06-reset-done": ResetDone(
+        id=3,
+        episode=7,
+        tick=1000,
+        time=123.5,
+        sequences=(501, 502, 33),
+        stamps=(123.498, 123.499, 123.47),
+        info={},
+        remote={"seed_applied": False},
+        observation=_OBSERVATION,
+    ),
+    "07-step": Step(
+        id=4,
+        episode=7,
+        step=1,
+        tick=1000,
+        dtypes=(),
+        action=(np.array([0.25, -0.5, 1.0], np.float32), np.array(1, np.int64)),
+    ),
+    "07-step-dtypes": Step(
+        id=5,
+        episode=7,
+        step=2,
+        tick=1001,
+        dtypes=("<f8", "<i8"),
+        action=(np.array([0.1, -0.2, 0.3], np.float64), np.array(0, np.int64)),
+    ),
+    "08-step-done": StepDone(
+        id=4,
+        episode=7,
+        step=1,
+        tick=1001,
+        time=123.55,
+        reward=np.float32(0.125),
+        terminated=False,
+        truncated=False,
+        end_reason=None,
+        sequences=(526, 527, 34),
+        stamps=(123.549, 123.549, 123.53),
+        info={
+            "tuple": (1, -2, 3.5, "text", None, True, b"\x00\xff"),
+            "scalar": np.int16(-300),
+            "flag": np.bool_(True),
+            "array": np.array([[1, 2, 3], [4, 5, 6]], np.int32),
+            "zero_dimensional": np.array(2.5, np.float16),
+            "by_number": {0: "front", -1: "rear", 2**33: "far"},
+            "$escaped": {"$t": [1]},
+            "list": [[], {}, ()],
+            "large": [2**64 - 1, -(2**63)],
+        },
+        remote={"held": 0.0, "overruns": 0, "action_executed": {"gripper": 1}},
+        observation=_OBSERVATION,
+    ),
+    "08-step-done-ended": StepDone(
+        id=5,
+        episode=7,
+        step=2,
+        tick=1002,
+        time=123.6,
+        reward=1,
+        terminated=False,
+        truncated=True,
+        end_reason=EndReason.EMERGENCY_STOP,
+        sequences=(),
+        stamps=(),
+        info={"nothing": np.zeros((0, 3), np.float64)},
+        remote={},
+        observation=_OBSERVATION,
+    ),
+    "09-release": Release(id=6),
+    "10-released": Released(id=6),
+    "11-ping": Ping(id=7),
+    "12-pong": Pong(id=7, time=124.0),
+    "13-heartbeat": Heartbeat(),
+    "14-error": Error(
+        id=8,
+        code="robot.lease.taken",
+        message="the robot is commanded by ada@lab (process 42)",
+        retryable=True,
+    ),
+    "14-error-of-connection": Error(
+        id=0, code="protocol.remote", message="the header is not a map", retryable=False
+    ),
+    "15-bye": Bye(reason="closed by the learner"),
+}

@@ -1,0 +1,831 @@
+import contextlib
+import dataclasses
+import math
+import struct
+import tracemalloc
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remote_env.errors import LocalProtocolError, RemoteProtocolError, VersionMismatchError
+from remote_env.protocol import (
+    MESSAGES,
+    ArraySpec,
+    Bye,
+    Error,
+    Heartbeat,
+    Hello,
+    Layout,
+    Layouts,
+    Limits,
+    Ping,
+    Pong,
+    Reset,
+    ResetDone,
+    Step,
+    Subscribe,
+    Subscribed,
+    Welcome,
+    decode,
+    encode,
+)
+from remote_env.protocol.codec import CLIENT_LIMITS, SERVER_LIMITS
+from remote_env.protocol.messages import wire_fields
+from tests.golden.expected import GOLDEN, LAYOUTS
+from tests.protocol.exactly import exactly
+from tests.protocol.frames import frame_of, packed_frame, read
+from tests.protocol.strategies import messages, messages_of, numpy_scalars
+
+HELLO = GOLDEN["01-hello"]
+STEP = GOLDEN["07-step"]
+STEP_HEADER = {"episode": 7, "step": 1, "tick": 1000, "dtypes": []}
+RESET_HEADER = {"seed": None, "options": None, "take": False}
+PING, RESET, STEP_KIND = Ping.KIND, Reset.KIND, Step.KIND
+# Relative to the profile (see tests/conftest.py).
+FEW = settings(max_examples=settings().max_examples // 3)
+MANY = settings(max_examples=settings().max_examples * 3)
+
+
+def is_message(value):
+    return type(value) in MESSAGES.values()
+
+
+def assert_only_the_peer_is_blamed(frame, limits=SERVER_LIMITS):
+    """Read damaged bytes: a message or RemoteProtocolError, and nothing else."""
+    with contextlib.suppress(RemoteProtocolError):
+        assert is_message(decode(frame, LAYOUTS, limits=limits))
+
+
+# The trip
+
+
+@pytest.mark.parametrize("message_class", MESSAGES.values(), ids=lambda cls: cls.__name__)
+@given(data=st.data())
+@FEW
+def test_every_message_survives_the_trip(message_class, data):
+    message = data.draw(messages_of(message_class))
+
+    assert exactly(read(frame_of(message))) == exactly(message)
+
+
+@given(messages)
+@FEW
+def test_what_was_read_is_written_with_the_same_bytes(message):
+    frame = frame_of(message)
+
+    assert frame_of(read(frame)) == frame
+
+
+def test_the_first_24_bytes_are_as_documented():
+    frame = frame_of(Pong(id=0x1122334455667788, time=0.0))
+
+    assert frame[:24].hex(" ") == (
+        "52 52 45 01 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+    )
+
+
+def test_a_message_without_fields_is_a_prefix_and_an_empty_map():
+    assert frame_of(Ping(id=7))[24:] == b"\x80"
+
+
+def test_numbers_of_another_width_are_read():
+    """Encoders of other languages write floats of 32 bits, and integers of any width."""
+    header = b"\x81\xa4time\xca\x3f\x00\x00\x00"
+
+    assert read(packed_frame(Pong.KIND, header)) == Pong(id=1, time=0.5)
+
+
+# Arrays
+
+
+def test_decoded_arrays_are_writable_views_into_the_frame():
+    frame = frame_of(GOLDEN["08-step-done"])
+    memory = np.frombuffer(frame, np.uint8)
+
+    done = read(frame)
+
+    arrays = (*done.observation, done.info["array"])
+    assert [np.shares_memory(array, memory) for array in arrays] == [True] * 4
+    done.observation[2][0, 0, 0] = 99
+    assert 99 in frame
+
+
+def test_decoded_arrays_of_bytes_cannot_be_written():
+    done = read(bytes(frame_of(GOLDEN["08-step-done"])))
+
+    assert not done.observation[2].flags.writeable
+
+
+def test_decoded_arrays_are_aligned_in_the_frame():
+    frame = frame_of(GOLDEN["08-step-done"])
+    start = np.frombuffer(frame, np.uint8).__array_interface__["data"][0]
+
+    done = read(frame)
+
+    arrays = (*done.observation, done.info["array"], done.info["zero_dimensional"])
+    assert [(a.__array_interface__["data"][0] - start) % 64 for a in arrays] == [0] * 5
+
+
+LARGE = Layouts(
+    observation=Layout(
+        [
+            ArraySpec("small", np.dtype("<f4"), (3,)),
+            ArraySpec("first", np.dtype("|u1"), (100, 200)),
+            ArraySpec("empty", np.dtype("<f8"), (0,)),
+            ArraySpec("second", np.dtype("<f4"), (70, 70)),
+            ArraySpec("last", np.dtype("|b1"), ()),
+        ]
+    )
+)
+
+
+def large_reset_done(**fields):
+    observation = (
+        np.arange(3, dtype=np.float32),
+        np.full((100, 200), 7, np.uint8),
+        np.zeros(0),
+        np.full((70, 70), 0.5, np.float32),
+        np.array(True),
+    )
+    return ResetDone(
+        id=1,
+        episode=1,
+        tick=0,
+        time=0.0,
+        sequences=(),
+        stamps=(),
+        info={},
+        remote={},
+        observation=fields.get("observation", observation),
+    )
+
+
+def test_large_arrays_go_by_reference_and_small_ones_are_copied():
+    message = large_reset_done()
+
+    parts = encode(message, LARGE)
+
+    views = [np.frombuffer(part, np.uint8) for part in parts]
+    by_reference = [
+        any(np.shares_memory(array, view) for view in views) for array in message.observation
+    ]
+    assert by_reference == [False, True, False, True, False]
+    assert exactly(read(b"".join(parts), LARGE)) == exactly(message)
+
+
+def test_a_frame_may_end_with_a_large_array():
+    layouts = Layouts(observation=LARGE.observation.subset(["first"]))
+    message = large_reset_done(observation=(np.full((100, 200), 3, np.uint8),))
+
+    parts = encode(message, layouts)
+
+    assert len(parts) == 2
+    assert exactly(read(b"".join(parts), layouts)) == exactly(message)
+
+
+def test_an_array_that_is_not_contiguous_arrives_whole():
+    layouts = Layouts(observation=LARGE.observation.subset(["first"]))
+    slanted = np.arange(20_000, dtype=np.int64).astype(np.uint8).reshape(200, 100).T
+    message = large_reset_done(observation=(slanted,))
+
+    done = read(frame_of(message, layouts), layouts)
+
+    assert np.array_equal(done.observation[0], slanted)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2**31)], ids=repr)
+def test_arrays_without_any_bytes_make_a_frame_without_payload(shape):
+    message = Reset(id=1, seed=None, options={"none": np.zeros(shape, np.float32)}, take=False)
+
+    frame = frame_of(message)
+
+    assert frame[12:16] == bytes(4)
+    assert exactly(read(frame)) == exactly(message)
+
+
+def test_an_action_of_no_elements_survives_the_trip():
+    layouts = Layouts(action=Layout([ArraySpec("action", np.dtype("<f4"), (0,))]))
+    step = Step(id=1, episode=1, step=1, tick=0, dtypes=(), action=(np.zeros(0, np.float32),))
+
+    assert exactly(read(frame_of(step, layouts), layouts)) == exactly(step)
+
+
+# The agreement
+
+
+def test_a_step_may_name_other_dtypes_and_keeps_the_shapes():
+    step = GOLDEN["07-step-dtypes"]
+
+    assert read(frame_of(step)).action[0].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        ["<f4"],
+        ["<f4", "<i8", "<f4"],
+        ["<f4", "O"],
+        ["<f4", "|S8"],
+        ["<f4", 8],
+        ["<f4", None],
+        "<f4<i8",
+        {"<f4": "<i8"},
+        True,
+        None,
+        0,
+        "",
+        {},
+        False,
+    ],
+    ids=repr,
+)
+def test_a_step_must_name_dtypes_of_the_wire_one_for_each_array(dtypes):
+    frame = packed_frame(STEP_KIND, {**STEP_HEADER, "dtypes": dtypes}, bytes(72))
+
+    with pytest.raises(RemoteProtocolError):
+        read(frame)
+
+
+@pytest.mark.parametrize("size", [0, 1, 12, 63, 64, 71, 73, 128, 136])
+def test_a_payload_of_another_size_than_agreed_is_refused(size):
+    with pytest.raises(RemoteProtocolError, match="agreed arrays take 72"):
+        read(packed_frame(STEP_KIND, STEP_HEADER, bytes(size)))
+
+
+def test_a_payload_of_the_agreed_size_is_read():
+    assert read(packed_frame(STEP_KIND, STEP_HEADER, bytes(72))).action[1] == 0
+
+
+def test_before_the_agreement_no_array_is_agreed():
+    with pytest.raises(RemoteProtocolError, match="agreed arrays take 0"):
+        read(frame_of(STEP), Layouts())
+
+
+def test_messages_without_arrays_have_no_payload():
+    with pytest.raises(RemoteProtocolError, match="agreed arrays take 0"):
+        read(packed_frame(PING, {}, bytes(64)))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        (),
+        (np.zeros(3, np.float32),),
+        (np.zeros(3, np.float32), np.array(1), np.array(1)),
+        (np.zeros(4, np.float32), np.array(1)),
+        (np.zeros((3, 1), np.float32), np.array(1)),
+        (np.zeros(3), np.array(1)),
+        (np.zeros(3, ">f4"), np.array(1)),
+        (np.array(1), np.zeros(3, np.float32)),
+    ],
+)
+def test_other_arrays_than_agreed_are_not_sent(action):
+    with pytest.raises(LocalProtocolError):
+        frame_of(Step(id=1, episode=1, step=1, tick=0, dtypes=(), action=action))
+
+
+# Free arrays
+
+
+def reset_frame(arrays, payload=b"", options=None):
+    header = {**RESET_HEADER, "options": options, "arrays": arrays}
+    return packed_frame(RESET, header, payload)
+
+
+def test_free_arrays_are_described_in_the_header():
+    frame = reset_frame([["<f4", [2]], ["|u1", []]], bytes(65), {"a": {"$a": 1}})
+
+    assert read(frame).options["a"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        None,
+        {},
+        "<f4",
+        1,
+        [None],
+        ["<f4"],
+        [["<f4"]],
+        [["<f4", [2], 3]],
+        [["<f4", 2]],
+        [["O", [1]]],
+        [["|O", [1]]],
+        [["|S5", [1]]],
+        [["<M8[ns]", [1]]],
+        [["|V8", [1]]],
+        [["<f4", [-2]]],
+        [["<f4", [2**63]]],
+        [["<f4", [2**16, 2**16]]],
+        [["<f8", [2**31]]],
+        [["<f4", [0, 2**31, 2**31, 2**31]]],
+        [["<f4", [True, 2]]],
+        [["<f4", [2.0]]],
+        [["<f4", [3]]],
+        [["<f4", [1]]],
+        [["<f4", [2]], ["<f4", [2]]],
+        [["<f4", [1] * 9]],
+    ],
+    ids=repr,
+)
+def test_free_arrays_that_are_malformed_or_do_not_fit_are_refused(arrays):
+    with pytest.raises(RemoteProtocolError):
+        read(reset_frame(arrays, bytes(8)))
+
+
+# The frame
+
+
+def test_another_version_is_named_together_with_ours():
+    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 1;"):
+        read(packed_frame(PING, {}, version=7))
+
+
+def test_the_version_is_told_whatever_follows_it():
+    with pytest.raises(VersionMismatchError):
+        read(b"RRE\x02" + bytes(range(20)))
+
+
+@pytest.mark.parametrize("magic", [b"GET", b"RRF", b"\0\0\0", b"rre"])
+def test_something_else_than_a_frame_is_told_apart(magic):
+    with pytest.raises(RemoteProtocolError, match="does not speak remote-robot-env"):
+        read(packed_frame(PING, {}, magic=magic))
+
+
+@pytest.mark.parametrize("reserved", [{"reserved": 1}, {"reserved_too": 256}], ids=str)
+def test_reserved_bytes_must_be_zero(reserved):
+    with pytest.raises(RemoteProtocolError, match="reserved"):
+        read(packed_frame(PING, {}, **reserved))
+
+
+@pytest.mark.parametrize("kind", [0, len(MESSAGES) + 1, 255])
+def test_an_unknown_kind_is_refused(kind):
+    with pytest.raises(RemoteProtocolError, match=f"kind {kind} "):
+        read(packed_frame(kind, {}))
+
+
+@pytest.mark.parametrize("size", range(24))
+def test_a_frame_shorter_than_its_prefix_is_refused(size):
+    with pytest.raises(RemoteProtocolError, match=f"of {size} bytes is shorter"):
+        read(frame_of(Ping(id=1))[:size])
+
+
+@pytest.mark.parametrize(
+    ("header_size", "payload_size"),
+    [(0, 0), (2, 0), (1, 1), (2**32 - 1, 0), (1, 2**32 - 1), (2**32 - 1, 2**32 - 1)],
+)
+def test_sizes_that_do_not_fit_the_frame_are_refused(header_size, payload_size):
+    frame = frame_of(Ping(id=1))
+    struct.pack_into("<II", frame, 8, header_size, payload_size)
+
+    with pytest.raises(RemoteProtocolError):
+        read(frame)
+
+
+def test_limits_of_the_receiver_are_inclusive():
+    frame = frame_of(STEP)
+    size, header_size = len(frame), 32
+
+    assert is_message(decode(frame, LAYOUTS, limits=Limits(size, header_size)))
+    with pytest.raises(RemoteProtocolError, match="limits"):
+        decode(frame, LAYOUTS, limits=Limits(size - 1, header_size))
+    with pytest.raises(RemoteProtocolError, match="limits"):
+        decode(frame, LAYOUTS, limits=Limits(size, header_size - 1))
+
+
+def test_limits_of_the_receiver_bind_the_sender():
+    size, header_size = len(frame_of(STEP)), 32
+
+    encode(STEP, LAYOUTS, limits=Limits(size, header_size))
+    with pytest.raises(LocalProtocolError, match="the limit is 135"):
+        encode(STEP, LAYOUTS, limits=Limits(size - 1, header_size))
+    with pytest.raises(LocalProtocolError, match="header of 32 bytes, and the limit is 31"):
+        encode(STEP, LAYOUTS, limits=Limits(size, header_size - 1))
+
+
+# The header
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\xc0",
+        b"\x90",
+        b"\xa0",
+        b"\xc1",
+        b"\x80\x80",
+        b"\x81",
+        b"\x81\xa4time",
+        b"\x81\xa4time\xcb\0\0",
+        b"\x82\xa4time\xcb" + bytes(8) + b"\xa4time\xcb" + bytes(8),
+        b"\x81\xc4\x04time\xcb" + bytes(8),
+        b"\x81\x01\x01",
+        b"\x81\xc0\x01",
+        b"\x81\xc3\x01",
+        b"\x81\xcb" + bytes(8) + b"\x01",
+        b"\x81\x90\x01",
+        b"\x81\x80\x01",
+        b"\x81\xd4\x05\x00\x01",
+        b"\x81\xd6\xff\0\0\0\0\x01",
+        b"\x81\xa4time\xd4\x05\x00",
+        b"\x81\xa4time\xd6\xff\0\0\0\0",
+        b"\x81\xa4time\xd7\xff" + bytes(8),
+        b"\x81\xa4time\xc7\x0c\xff" + bytes(12),
+        b"\x81\xa4time\xc7\x00\xff",
+        b"\x81\xa4time\xc7\x00\x05",
+        b"\x81\xa4time\xc9\xff\xff\xff\xff\x05",
+        b"\x81\xa4time\xa2\xff\xfe",
+        b"\x81\xa4time\xa3\xed\xa0\x80",
+        b"\x81\xa2\xff\xfe\x01",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x81\xa4time\xdd\xff\xff\xff\xff",
+        b"\x81\xa4time\xdf\xff\xff\xff\xff",
+        b"\x81\xa4time\xdb\xff\xff\xff\xff",
+        b"\x81\xa4time\xc6\xff\xff\xff\xff",
+        b"\x81\xa4time\xdc\x04\x01" + b"\xc0" * 1025,
+    ],
+    ids=lambda packed: packed[:12].hex(),
+)
+def test_msgpack_that_is_damaged_or_not_allowed_is_refused(packed):
+    with pytest.raises(RemoteProtocolError):
+        read(packed_frame(Pong.KIND, packed))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"\x81\xc4\x01a\x01",
+        b"\x81\x01\x01",
+        b"\x81\xc0\x01",
+        b"\x81\x90\x01",
+        b"\xc1",
+        b"\xd4\x05\x00",
+        b"\xc7\x00\x05",
+        b"\xd6\xff\0\0\0\0",
+        b"\xd7\xff" + bytes(8),
+        b"\xa1\xff",
+        b"\xdc\x04\x01" + b"\xc0" * 1025,
+        b"\xde\x04\x01" + b"".join(b"\xa4%04d\xc0" % n for n in range(1025)),
+        b"\xcf",
+    ],
+    ids=lambda packed: packed[:8].hex(),
+)
+def test_a_free_form_value_allows_no_more_of_msgpack_than_the_rest(packed):
+    header = msgpack.packb({**RESET_HEADER, "options": {"a": "HERE"}})
+
+    with pytest.raises(RemoteProtocolError):
+        read(packed_frame(RESET, header.replace(b"\xa4HERE", packed)))
+
+
+def test_a_key_that_stands_twice_is_refused_at_any_depth():
+    header = msgpack.packb({**RESET_HEADER, "options": {"xa": 1, "xb": 2}})
+
+    read(packed_frame(RESET, header))
+    with pytest.raises(RemoteProtocolError, match="stands twice"):
+        read(packed_frame(RESET, header.replace(b"xb", b"xa")))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"episode": 1, "step": 1, "tick": 1},
+        {**STEP_HEADER, "extra": 1},
+        {**STEP_HEADER, "id": 1},
+        {**STEP_HEADER, "action": []},
+    ],
+    ids=repr,
+)
+def test_the_fields_are_exactly_those_of_the_message(header):
+    with pytest.raises(RemoteProtocolError, match="Step misses or does not know the fields"):
+        read(packed_frame(STEP_KIND, header, bytes(72)))
+
+
+def test_the_order_of_the_fields_does_not_matter():
+    header = dict(reversed(STEP_HEADER.items()))
+
+    assert read(packed_frame(STEP_KIND, header, bytes(72))).tick == 1000
+
+
+VALID = {
+    "uint": 1,
+    "float": 1.0,
+    "bool": True,
+    "text": "",
+    "text or nil": None,
+    "uint or nil": None,
+    "list of text": [],
+    "list of uint": [],
+    "list of float": [],
+    "list of [name, dtype, shape]": [],
+    '"control" or "observe"': "observe",
+    "end reason or nil": None,
+    "value": 0,
+    "map": {},
+    "map with text keys": {},
+    "map with text keys or nil": None,
+}
+WRONG = {
+    "uint": [-1, True, 1.0, "1", None, b"\x01", [1], {}],
+    "float": [1, True, "1.0", None, [1.0]],
+    "bool": [0, 1, None, "true", 1.0],
+    "text": [None, b"a", 1, ["a"], {"a": "b"}, "x" * 4097],
+    "text or nil": [False, b"a", 0, [], "x" * 4097],
+    "uint or nil": [-1, False, 0.0, "", []],
+    "list of text": [None, "a", {}, [1], [None], [b"a"], [["a"]]],
+    "list of uint": [None, 1, {}, [-1], [True], [1.0], [None]],
+    "list of float": [None, 1.0, {}, [1], [True], [None]],
+    "list of [name, dtype, shape]": [None, {}, ["a"], [["a", "O", [1]]], [["a", "<f4", [-1]]]],
+    '"control" or "observe"': ["admin", "", None, 1, ["control"], b"control"],
+    "end reason or nil": ["done", "", 1, True, ["task"], b"task"],
+    "value": [{"$a": 0}],
+    "map": [None, [], 1, "a", {"$t": []}, {"$n": ["<f4", bytes(4)]}],
+    "map with text keys": [
+        None,
+        [],
+        1,
+        "a",
+        {"$t": []},
+        {"$m": [[1, 2]]},
+        {"$m": [["a", 1], [2, 3]]},
+    ],
+    "map with text keys or nil": [False, [], 0, "", {"$t": []}, {"$m": [[1, 2]]}],
+}
+WRONG_FIELDS = [
+    pytest.param(cls, name, raw, id=f"{cls.__name__}.{name}={str(raw)[:20]}")
+    for cls in MESSAGES.values()
+    for name, wire in wire_fields(cls)
+    for raw in WRONG[wire.name]
+]
+
+
+@pytest.mark.parametrize(("message_class", "field", "raw"), WRONG_FIELDS)
+def test_a_field_of_another_type_is_refused(message_class, field, raw):
+    header = {name: VALID[wire.name] for name, wire in wire_fields(message_class)}
+    layouts = Layouts()
+
+    assert is_message(read(packed_frame(message_class.KIND, header), layouts))
+    with pytest.raises(RemoteProtocolError):
+        read(packed_frame(message_class.KIND, {**header, field: raw}), layouts)
+
+
+FIELDS = [
+    pytest.param(cls, name, id=f"{cls.__name__}.{name}")
+    for cls in MESSAGES.values()
+    for name, _ in wire_fields(cls)
+]
+
+
+@pytest.mark.parametrize("begin", [b"\x91", b"\x81\xa1a", b"\x81\xa2$a"], ids=["list", "map", "$a"])
+@pytest.mark.parametrize(("message_class", "field"), FIELDS)
+def test_a_field_nested_too_deeply_to_be_shown_is_refused_like_the_rest(
+    message_class, field, begin
+):
+    """The repr of a list of 1000 levels overflows the stack; msgpack reads 1024."""
+    header = {name: VALID[wire.name] for name, wire in wire_fields(message_class)}
+    packed = msgpack.packb({**header, field: "HERE"})
+    deep = packed.replace(msgpack.packb("HERE"), begin * 1000 + b"\xc0")
+
+    with pytest.raises(RemoteProtocolError):
+        read(packed_frame(message_class.KIND, deep), Layouts())
+
+
+# Damage
+
+
+@given(st.sampled_from(list(GOLDEN)), st.data())
+@MANY
+def test_a_flipped_bit_is_survived(name, data):
+    frame = frame_of(GOLDEN[name])
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+
+    frame[bit // 8] ^= 1 << bit % 8
+
+    assert_only_the_peer_is_blamed(frame)
+
+
+@given(
+    st.sampled_from(list(GOLDEN)),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1),
+)
+@MANY
+def test_damage_anywhere_after_the_version_is_survived(name, damages):
+    frame = frame_of(GOLDEN[name])
+
+    for where, byte in damages:
+        frame[4 + int(where * (len(frame) - 4))] = byte
+
+    assert_only_the_peer_is_blamed(frame)
+
+
+@given(st.sampled_from(list(GOLDEN)), st.data())
+@MANY
+def test_damage_to_the_header_is_survived(name, data):
+    frame = frame_of(GOLDEN[name])
+    (header_size,) = struct.unpack_from("<I", frame, 8)
+    begin = data.draw(st.integers(24, 23 + header_size))
+    damage = data.draw(st.binary(min_size=1, max_size=24 + header_size - begin))
+
+    frame[begin : begin + len(damage)] = damage
+
+    assert_only_the_peer_is_blamed(frame)
+
+
+@given(messages, st.data())
+def test_a_frame_that_was_cut_is_refused(message, data):
+    frame = frame_of(message)
+    size = data.draw(st.integers(0, len(frame) - 1))
+
+    with pytest.raises(RemoteProtocolError):
+        read(frame[:size])
+
+
+@given(messages, st.binary(min_size=1, max_size=70))
+def test_a_frame_with_something_after_it_is_refused(message, more):
+    with pytest.raises(RemoteProtocolError):
+        read(frame_of(message) + more)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_survived(noise):
+    assert_only_the_peer_is_blamed(noise)
+
+
+@given(
+    st.sampled_from(list(MESSAGES)),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats()
+        | st.text()
+        | st.binary(),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.text(max_size=3) | st.sampled_from(["$t", "$a", "$n", "$m"]), inner, max_size=4
+            )
+        ),
+    ),
+    st.binary(max_size=130),
+    st.data(),
+)
+@MANY
+def test_any_msgpack_in_any_field_is_survived(kind, value, payload, data):
+    header = {name: VALID[wire.name] for name, wire in wire_fields(MESSAGES[kind])}
+    name = data.draw(st.sampled_from([*header, "arrays"]))
+    arrays = [["|u1", [len(payload)]]]
+
+    assert_only_the_peer_is_blamed(packed_frame(kind, value, payload))
+    assert_only_the_peer_is_blamed(
+        packed_frame(kind, {**header, "arrays": arrays, name: value}, payload)
+    )
+
+
+@given(st.sampled_from(list(MESSAGES)), st.binary(max_size=100), st.binary(max_size=100))
+@MANY
+def test_noise_behind_a_valid_prefix_is_survived(kind, header, payload):
+    assert_only_the_peer_is_blamed(packed_frame(kind, header, payload))
+
+
+SIZE = 64 << 10
+FULL_LIST = b"\xdc\x04\x00"
+BOMBS = {
+    "empty lists one after the other": b"\x90" * SIZE,
+    "lists in lists": b"\x91" * SIZE,
+    "maps in maps": b"\x81\xa0" * (SIZE // 2),
+    "a list that claims 2**32 items": b"\xdd\xff\xff\xff\xff" * (SIZE // 5),
+    "a map that claims 2**32 entries": b"\xdf\xff\xff\xff\xff" * (SIZE // 5),
+    "a long list of empty lists": b"\x81\xa7options\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000,
+    "long lists in long lists": b"\x81\xa7options\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63,
+    "text that claims 4 GiB": b"\x81\xa7options\xdb\xff\xff\xff\xff" + b"a" * 60000,
+    "an extension that claims 4 GiB": b"\x81\xa7options\xc9\xff\xff\xff\xff\x01" + b"a" * 60000,
+    "large integers": (b"\xcf" + b"\xff" * 8) * (SIZE // 9),
+}
+
+
+@pytest.mark.parametrize("packed", BOMBS.values(), ids=BOMBS.keys())
+def test_a_bomb_of_64_kib_is_refused_without_much_memory(packed):
+    frame = packed_frame(RESET, packed[:SIZE])
+
+    tracemalloc.start()
+    with pytest.raises(RemoteProtocolError):
+        decode(frame, LAYOUTS, limits=SERVER_LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 8 << 20
+
+
+def test_an_array_that_claims_much_is_refused_before_it_is_allocated():
+    described = [["<f8", [2**31]]] * 1024
+
+    tracemalloc.start()
+    with pytest.raises(RemoteProtocolError, match="the payload has 8 bytes"):
+        read(reset_frame(described, bytes(8)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 1 << 20
+
+
+# Our own mistakes
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Ping(id=-1),
+        Ping(id=2**64),
+        Ping(id="1"),
+        Pong(id=1, time=1),
+        Pong(id=1, time=None),
+        Bye(reason="x" * 4097),
+        Bye(reason=b"bytes"),
+        Bye(reason="\udcff"),
+        Hello(id=1, role="admin", token=None, owner="", process="", client=""),
+        Subscribe(id=1, streams="text"),
+        Subscribe(id=1, streams=(1,)),
+        Subscribe(id=1, streams=("a",) * 1025),
+        Reset(id=1, seed=-1, options=None, take=False),
+        Reset(id=1, seed=2**64, options=None, take=False),
+        Reset(id=1, seed=np.int64(1), options=None, take=False),
+        Reset(id=1, seed=True, options=None, take=False),
+        Reset(id=1, seed=None, options=[1], take=False),
+        Reset(id=1, seed=None, options={1: 2}, take=False),
+        Reset(id=1, seed=None, options={"a": object()}, take=False),
+        Reset(id=1, seed=None, options={}, take=np.bool_(True)),
+        Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4",), action=STEP.action),
+        Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4", "O"), action=STEP.action),
+        Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4", ">i8"), action=STEP.action),
+        Error(id=1, code="error", message=None, retryable=False),
+        Subscribed(id=1, streams=(np.str_,)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_the_peer_would_refuse_is_not_sent(message):
+    with pytest.raises(LocalProtocolError):
+        frame_of(message)
+
+
+def test_too_many_streams_are_not_sent():
+    specs = tuple(ArraySpec(str(n), np.dtype("|u1"), ()) for n in range(1025))
+    welcome = Welcome(
+        id=1,
+        session="",
+        server="",
+        spec_hash="",
+        capabilities=(),
+        max_frame_size=0,
+        streams=specs,
+        subscribed=(),
+        action=(),
+        metadata={},
+    )
+
+    with pytest.raises(LocalProtocolError, match="at most 1024"):
+        frame_of(welcome)
+
+
+def test_a_payload_that_has_no_place_in_32_bits_is_not_sent():
+    """Memory of zeros that nobody touches costs nothing."""
+    huge = np.broadcast_to(np.zeros(1, np.uint8), (2**31,))
+    layouts = Layouts(
+        observation=Layout([ArraySpec(name, huge.dtype, huge.shape) for name in "abc"])
+    )
+    message = large_reset_done(observation=(huge,) * 3)
+
+    with pytest.raises(LocalProtocolError, match="no place in a frame"):
+        encode(message, layouts, limits=Limits(2**40, CLIENT_LIMITS.header_size))
+
+
+@given(st.floats() | numpy_scalars())
+def test_a_reward_keeps_its_type(reward):
+    done = GOLDEN["08-step-done-ended"]
+
+    again = read(frame_of(dataclasses.replace(done, reward=reward))).reward
+
+    assert exactly(again) == exactly(reward)
+
+
+def test_floats_that_are_no_numbers_survive():
+    assert math.isnan(read(frame_of(Pong(id=1, time=math.nan))).time)
+    assert read(frame_of(Pong(id=1, time=-math.inf))).time == -math.inf
+
+
+def test_a_numpy_float_is_a_float():
+    assert read(frame_of(Pong(id=1, time=np.float64(0.5)))).time == 0.5
+
+
+def test_a_secret_is_not_shown():
+    assert "correct horse" not in repr(HELLO)
+
+
+def test_a_heartbeat_fits_into_one_packet():
+    assert len(frame_of(Heartbeat())) == 25

@@ -1,0 +1,54 @@
+"""Frames that were written down once: a change on the wire cannot go unnoticed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tests.golden
+from remote_env.protocol import MESSAGES
+from remote_env.spec import RobotSpec
+from tests.golden.expected import GOLDEN, SPEC
+from tests.protocol.exactly import exactly
+from tests.protocol.frames import frame_of, read
+
+FOLDER = Path(tests.golden.__file__).parent
+
+
+def golden(name):
+    return (FOLDER / f"{name}.bin").read_bytes()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_golden_frame_holds_the_expected_message(name):
+    assert exactly(read(golden(name))) == exactly(GOLDEN[name])
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_was_read_is_written_with_the_same_bytes(name):
+    assert bytes(frame_of(read(golden(name)))) == golden(name)
+
+
+def test_there_is_a_golden_frame_for_every_message_and_none_too_many():
+    assert {type(message) for message in GOLDEN.values()} == set(MESSAGES.values())
+    assert {path.stem for path in FOLDER.glob("*.bin")} == set(GOLDEN)
+
+
+def test_the_golden_welcome_describes_its_robot():
+    spec = RobotSpec.from_welcome(read(golden("02-welcome")))
+
+    assert spec.action_space == SPEC.action_space
+    assert spec.observation_space == SPEC.observation_space
+    assert spec.hash() == SPEC.hash()
+
+
+@pytest.mark.parametrize("name", ["06-reset-done", "07-step", "08-step-done"])
+def test_every_array_of_a_golden_frame_starts_at_a_multiple_of_64(name):
+    frame = bytearray(golden(name))
+    message = read(frame)
+    agreed = message.action if name == "07-step" else message.observation
+    free = [message.info["array"]] if name == "08-step-done" else []
+
+    start = np.frombuffer(frame, np.uint8).__array_interface__["data"][0]
+    offsets = [a.__array_interface__["data"][0] - start for a in (*agreed, *free)]
+    assert [offset % 64 for offset in offsets] == [0] * len(offsets)
