@@ -1,6 +1,7 @@
 # make test     sets everything up (once) and runs all tests
 # make lint     formatting, style, types, layers
 # make wheel    builds the wheel and tries it in an empty environment
+# make coverage  the protocol core and safety.py must be covered, every branch
 # make fuzz     the property tests with many more examples (minutes)
 # make bench    what a step costs
 # make golden   writes the golden frames and the state diagram anew, after a change on the wire
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_INSTALLED := tests/interop/node_modules/.installed
 
-.PHONY: setup test lint wheel fuzz bench golden clean
+.PHONY: setup test lint coverage wheel fuzz bench golden clean
 
 setup: $(INSTALLED) $(NODE_INSTALLED)
 
@@ -37,6 +38,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m coverage run -m pytest -q tests/protocol tests/server/test_safety.py
+	$(BIN)/python -m coverage report --show-missing --fail-under=100
 
 wheel: $(INSTALLED)
 	rm -rf dist
