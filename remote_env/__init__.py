@@ -27,7 +27,7 @@ from remote_env.errors import (
     UnsupportedSpaceError,
     VersionMismatchError,
 )
-from remote_env.protocol.messages import EndReason
+from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
 
 __all__ = [

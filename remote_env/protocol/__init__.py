@@ -7,7 +7,6 @@ from remote_env.protocol.messages import (
     MESSAGES,
     REPLIES,
     Bye,
-    EndReason,
     Error,
     Heartbeat,
     Hello,
@@ -27,6 +26,7 @@ from remote_env.protocol.messages import (
 )
 from remote_env.protocol.state import OUT_OF_BAND, TRANSITIONS, State, diagram
 from remote_env.protocol.values import UnsupportedValueError, Value, drop_unsupported
+from remote_env.protocol.wiretypes import EndReason
 
 __all__ = [
     "MESSAGES",

@@ -28,11 +28,11 @@ from remote_env.protocol.messages import (
     Message,
     Role,
     Step,
-    WireType,
     arrays_field,
     wire_fields,
 )
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
+from remote_env.protocol.wiretypes import WireType
 
 __all__ = [
     "CLIENT_LIMITS",

@@ -8,22 +8,36 @@ in a frame.
 from __future__ import annotations
 
 import enum
-import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, TypeAlias
 
 from numpy.typing import NDArray
 
-from remote_env.errors import RemoteProtocolError
 from remote_env.protocol.arrays import ArraySpec
 from remote_env.protocol.values import Value
+from remote_env.protocol.wiretypes import (
+    ARRAYS,
+    BOOL,
+    END_REASON,
+    FLOAT,
+    FLOATS,
+    MAP,
+    NAMED,
+    ROLE,
+    TEXT,
+    TEXTS,
+    UINT,
+    UINTS,
+    VALUE,
+    EndReason,
+    WireType,
+    optional,
+)
 
 __all__ = [
     "MESSAGES",
     "REPLIES",
     "Bye",
-    "EndReason",
     "Error",
     "Heartbeat",
     "Hello",
@@ -40,7 +54,6 @@ __all__ = [
     "Subscribe",
     "Subscribed",
     "Welcome",
-    "WireType",
     "arrays_field",
     "wire_fields",
 ]
@@ -51,91 +64,6 @@ class Role(enum.Enum):
 
     CLIENT = "client"
     SERVER = "server"
-
-
-class EndReason(enum.StrEnum):
-    """Why an episode ended. Only ``TASK`` may mean ``terminated``."""
-
-    TASK = "task"
-    TIME_LIMIT = "time_limit"
-    ROBOT = "robot"
-    OPERATOR = "operator"
-    EMERGENCY_STOP = "emergency_stop"
-    STALE_SENSOR = "stale_sensor"
-    WATCHDOG = "watchdog"
-    LINK_LOST = "link_lost"
-    SERVER_SHUTDOWN = "server_shutdown"
-
-
-@dataclass(frozen=True, slots=True)
-class WireType:
-    """How a field stands in the msgpack header.
-
-    Attributes:
-        name: As ``docs/protocol.md`` says it.
-        check: Returns the value, or raises ``RemoteProtocolError``.
-        is_free: Whether it holds a free-form value, which may hold arrays.
-    """
-
-    name: str
-    check: Callable[[object], Any]
-    is_free: bool = False
-
-
-def _checked(name: str, is_right: Callable[[Any], bool], *, is_free: bool = False) -> WireType:
-    def check(raw: object) -> Any:
-        if not is_right(raw):
-            # Not repr: what a peer nests a thousand times overflows the stack.
-            raise RemoteProtocolError(f"expected {name}, got {reprlib.repr(raw)}")
-        return raw
-
-    return WireType(name, check, is_free)
-
-
-def _list_of(item: WireType, *, most: int) -> WireType:
-    def check(raw: object) -> tuple[Any, ...]:
-        if not isinstance(raw, list) or len(raw) > most:
-            raise RemoteProtocolError(f"expected a list of at most {most} of {item.name}")
-        return tuple(item.check(entry) for entry in raw)
-
-    return WireType(f"list of {item.name}", check)
-
-
-def _optional(item: WireType) -> WireType:
-    return WireType(
-        f"{item.name} or nil",
-        lambda raw: None if raw is None else item.check(raw),
-        item.is_free,
-    )
-
-
-UINT: Final = _checked("uint", lambda raw: type(raw) is int and raw >= 0)
-FLOAT: Final = _checked("float", lambda raw: isinstance(raw, float))
-BOOL: Final = _checked("bool", lambda raw: type(raw) is bool)
-TEXT: Final = _checked("text", lambda raw: isinstance(raw, str) and len(raw) <= 4096)
-TEXTS: Final = _list_of(TEXT, most=1024)
-UINTS: Final = _list_of(UINT, most=1024)
-FLOATS: Final = _list_of(FLOAT, most=1024)
-ARRAYS: Final = _list_of(WireType("[name, dtype, shape]", ArraySpec.from_wire), most=1024)
-ROLE: Final = _checked('"control" or "observe"', lambda raw: raw in ("control", "observe"))
-_END_REASONS: Final = {reason.value: reason for reason in EndReason}
-
-
-def _check_end_reason(raw: object) -> EndReason:
-    if not isinstance(raw, str) or raw not in _END_REASONS:
-        raise RemoteProtocolError(f"{reprlib.repr(raw)} is not an end reason")
-    return _END_REASONS[raw]
-
-
-END_REASON: Final = WireType("end reason", _check_end_reason)
-VALUE: Final = _checked("value", lambda raw: True, is_free=True)
-MAP: Final = _checked("map", lambda raw: isinstance(raw, dict), is_free=True)
-# What decides what a robot does has names, which can be compared and sorted.
-NAMED: Final = _checked(
-    "map with text keys",
-    lambda raw: isinstance(raw, dict) and all(isinstance(key, str) for key in raw),
-    is_free=True,
-)
 
 
 def _wire(wire_type: WireType, **options: Any) -> Any:
@@ -166,7 +94,7 @@ class Hello:
     SENDER: ClassVar[Role] = Role.CLIENT
     id: int
     role: str = _wire(ROLE)
-    token: str | None = _wire(_optional(TEXT), repr=False)
+    token: str | None = _wire(optional(TEXT), repr=False)
     owner: str = _wire(TEXT)
     process: str = _wire(TEXT)
     client: str = _wire(TEXT)
@@ -242,8 +170,8 @@ class Reset:
     KIND: ClassVar[int] = 5
     SENDER: ClassVar[Role] = Role.CLIENT
     id: int
-    seed: int | None = _wire(_optional(UINT))
-    options: dict[str, Value] | None = _wire(_optional(NAMED))
+    seed: int | None = _wire(optional(UINT))
+    options: dict[str, Value] | None = _wire(optional(NAMED))
     take: bool = _wire(BOOL)
 
 
@@ -332,7 +260,7 @@ class StepDone:
     reward: Any = _wire(VALUE)
     terminated: bool = _wire(BOOL)
     truncated: bool = _wire(BOOL)
-    end_reason: EndReason | None = _wire(_optional(END_REASON))
+    end_reason: EndReason | None = _wire(optional(END_REASON))
     sequences: tuple[int, ...] = _wire(UINTS)
     stamps: tuple[float, ...] = _wire(FLOATS)
     info: dict[str, Value] = _wire(MAP)

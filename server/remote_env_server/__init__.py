@@ -1,6 +1,6 @@
 """The robot's side: implement a ``Robot``, hand it to a ``RobotServer``."""
 
-from remote_env.protocol.messages import EndReason
+from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import Mode, OutOfBounds
 from remote_env_server.app import DEFAULT_PORT, RobotServer
 from remote_env_server.buffers import CameraConfig, ProprioConfig

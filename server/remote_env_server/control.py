@@ -31,7 +31,7 @@ from remote_env.errors import (
     RobotFaultError,
     SensorError,
 )
-from remote_env.protocol.messages import EndReason
+from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env_server.driver import Driver
 from remote_env_server.episode import Episode

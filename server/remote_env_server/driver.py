@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from remote_env.errors import RobotError, RobotFaultError, SensorError
-from remote_env.protocol.messages import EndReason
 from remote_env.protocol.values import Value
+from remote_env.protocol.wiretypes import EndReason
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, RobotSpec
 from remote_env_server.buffers import Field

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from remote_env.errors import EpisodeOverError
-from remote_env.protocol.messages import EndReason
+from remote_env.protocol.wiretypes import EndReason
 from remote_env_server.robot import Outcome
 
 __all__ = ["Episode"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from remote_env.errors import RemoteEnvError
-from remote_env.protocol.messages import EndReason
 from remote_env.protocol.values import Value
+from remote_env.protocol.wiretypes import EndReason
 from remote_env_server.buffers import Field
 from remote_env_server.robot import Outcome
 

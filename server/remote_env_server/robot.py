@@ -24,8 +24,8 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from remote_env.errors import ConfigurationError
-from remote_env.protocol.messages import EndReason
 from remote_env.protocol.values import Value
+from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer, CameraConfig, ProprioBuffer, ProprioConfig
 from remote_env_server.sensors import SensorThread
