@@ -172,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{type(error).__name__}: {error}{hint}")
         return 1
     except SystemExit as leaving:  # tyro: help is 0, wrong usage 2
-        return leaving.code if isinstance(leaving.code, int) else 2
+        if isinstance(leaving.code, str):  # an author's own
+            _complain(leaving.code)
+            return 1
+        return leaving.code or 0
     return 0
 
 
@@ -263,7 +266,7 @@ def _ping(command: Ping) -> None:
         client.close()
     milliseconds = [trip * 1e3 for trip in trips]
     _CONSOLE.print(
-        f"{client.spec.name} at {command.url}: {len(trips)} round trips, "
+        f"{_plain(client.spec.name)} at {_plain(command.url)}: {len(trips)} round trips, "
         f"median {median(milliseconds):.2f} ms, p99 {np.percentile(milliseconds, 99):.2f} ms, "
         f"least {min(milliseconds):.2f} ms",
         highlight=False,
@@ -297,7 +300,8 @@ def _facts(spec: RobotSpec) -> list[str]:
         lines.append(f"holds        {spec.action_lifetime * 1e3:.0f} ms after the last action")
     if spec.reset_options:
         lines += [
-            f"reset option {name}: {_plain(text)}" for name, text in spec.reset_options.items()
+            f"reset option {_plain(name)}: {_plain(text)}"
+            for name, text in spec.reset_options.items()
         ]
     for key, value in spec.extra.items():
         lines.append(f"{_plain(key):12} {'' if isinstance(value, dict) else _plain(str(value))}")
@@ -317,7 +321,7 @@ def _table_of(spec: RobotSpec) -> Table:
             _plain(stream.name),
             "x".join(map(str, stream.array.shape)) or "scalar",
             str(stream.array.dtype),
-            stream.unit,
+            _plain(stream.unit),
             "" if is_calibration else _plain(_range_of(stream.space)),
             f"{stream.hz:g} Hz" if stream.hz else "",
             "with image" if is_calibration else sent,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import getpass
 import logging
+import math
 import os
 import socket
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -28,7 +29,6 @@ from remote_env.errors import (
     LeaseError,
     LocalProtocolError,
     RemoteEnvError,
-    RemoteProtocolError,
 )
 from remote_env.keeper import keep_alive, stop_keeping
 from remote_env.protocol import (
@@ -56,7 +56,7 @@ from remote_env.spec import RobotSpec
 from remote_env.transport import Link, connect
 from remote_env.version import __version__
 
-__all__ = ["RobotClient", "check_timeout", "default_owner"]
+__all__ = ["RobotClient", "check_timeout", "close_soon", "default_owner"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,22 @@ def check_timeout(name: str, seconds: object) -> None:
     Raises:
         ConfigurationError: Naming the argument.
     """
-    if not isinstance(seconds, (int, float)) or not seconds > 0:
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds!r}")
 
 
-def _close_in(pid: int, link: Link) -> None:
-    if os.getpid() == pid:
-        link.close()
+def close_soon(pid: int, close: Callable[[], object]) -> None:
+    """Close what nobody refers to any more, for a finalizer.
+
+    On a thread of its own, because the collector runs on any thread, also on one that
+    holds the very lock that closing needs. Not in a fork, where it is the parent's.
+    """
+    if os.getpid() != pid:
+        return
+    try:
+        threading.Thread(target=close, name="remote-env closing", daemon=True).start()
+    except RuntimeError:  # the interpreter ends, and nobody else runs
+        close()
 
 
 class RobotClient:
@@ -161,18 +170,18 @@ class RobotClient:
                     timeout=self._connect_timeout,
                     max_frame_size=CLIENT_LIMITS.frame_size,
                 )
+                self._pid = os.getpid()
                 # Who forgets to close returns the lease all the same, at the latest at exit.
-                self._finalizer = weakref.finalize(self, _close_in, os.getpid(), self._link)
+                self._finalizer = weakref.finalize(self, close_soon, self._pid, self._link.close)
                 self._connection = Connection(Role.CLIENT, now=time.monotonic())
                 left = self._connect_timeout - (time.monotonic() - started)
-                welcome = self._request(self._hello(), timeout=max(left, 0.1))
-                assert isinstance(welcome, Welcome)
                 try:
+                    welcome = self._request(self._hello(), timeout=max(left, 0.1))
+                    assert isinstance(welcome, Welcome)
                     self.spec = RobotSpec.from_welcome(welcome)
-                except RemoteProtocolError:
+                except BaseException:
                     self._drop()
                     raise
-                self._pid = os.getpid()
                 self._spec_hash = welcome.spec_hash
                 logger.info("connected to %s at %s", self.spec.name, self.url)
             return self.spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +13,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_env.client import RobotClient, check_timeout
+from remote_env.client import RobotClient, check_timeout, close_soon
 from remote_env.embedded import EmbeddedServer, start_embedded
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
-    ConnectionLostError,
     LocalProtocolError,
+    TransportError,
 )
 from remote_env.pictures import tile
 from remote_env.protocol import ResetDone, StepDone, Value
@@ -114,7 +115,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self._is_closed = False
         if url is None:
             self._server = start_embedded(robot or "double-pendulum")
-            weakref.finalize(self, self._server.stop)
+            weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
             url = self._server.url
         self._client = RobotClient(url, token=token, owner=owner, connect_timeout=connect_timeout)
         try:
@@ -193,24 +194,23 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             raise LocalProtocolError("reset after close; make a new environment")
         super().reset(seed=seed)
         self._is_running = False
-        try:
-            done = self._reset_robot(seed, options, was_connected=self._client.is_connected)
-        except ConnectionLostError:
-            # It was lost earlier, and this call is the first to notice.
-            done = self._reset_robot(seed, options, was_connected=False)
+        if not self._is_connected():
+            self._reconnect()
+        done = self._client.reset(
+            seed=seed, options=options, take=self._take, timeout=self._reset_timeout
+        )
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
         observation, info = self._take_in(done)
         return observation, info
 
-    def _reset_robot(
-        self, seed: int | None, options: dict[str, Value] | None, *, was_connected: bool
-    ) -> ResetDone:
-        if not was_connected:
-            self._reconnect()
-        return self._client.reset(
-            seed=seed, options=options, take=self._take, timeout=self._reset_timeout
-        )
+    def _is_connected(self) -> bool:
+        """Look before the robot moves: a reset whose fate is unknown is never sent twice."""
+        try:
+            self._client.ping()
+        except TransportError:
+            return False
+        return True
 
     def _reconnect(self) -> None:
         self._client.connect()

@@ -3,6 +3,7 @@
 import gc
 import logging
 import multiprocessing
+import socket
 import threading
 import time
 
@@ -190,8 +191,6 @@ def test_a_port_where_nothing_listens_says_how_to_start_a_robot(connect):
 
 
 def test_a_port_that_never_answers_is_given_up_in_time(connect):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(errors.ConnectFailedError, match=r"no answer from .* within 0.3 s"):
@@ -372,6 +371,38 @@ def test_reset_reconnects_although_nobody_had_noticed_the_loss(connect):
         env.step(np.zeros(2, np.float32))
 
 
+def test_a_reset_whose_connection_breaks_is_not_sent_twice(serve, connect):
+    resets = []
+
+    class Breaking(Counter):
+        def reset(self, *, seed=None, options=None):
+            resets.append(seed)
+            for connection in list(server._listeners[0]._connections):
+                connection.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    server = serve(Breaking())
+    env = connect(server.url)
+    with pytest.raises(errors.ConnectionLostError):
+        env.reset(seed=1)
+    assert resets == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_client_made_before_a_fork_can_connect_after_it(counter):
+    client = remote_env.RobotClient(counter.server.url)
+    here, there = multiprocessing.Pipe()
+
+    def child():
+        there.send(client.connect().name)
+        client.close()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert here.poll(10)
+    assert here.recv() == "Counter"
+    process.join(10)
+
+
 def test_an_environment_that_is_dropped_returns_its_lease(serve):
     server = serve(Counter())
     env = remote_env.RemoteRobotEnv(server.url)
@@ -420,6 +451,7 @@ def test_after_close_everything_says_so(env):
     [
         ({"step_timeout": 0}, "step_timeout must be a positive number"),
         ({"connect_timeout": None}, "connect_timeout must be a positive number"),
+        ({"reset_timeout": float("inf")}, "reset_timeout must be a positive number"),
         ({"robot": "double-pendulum"}, "give one of them"),
         ({"render_mode": "human"}, "'rgb_array' or None, not 'human'"),
     ],

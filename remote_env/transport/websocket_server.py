@@ -155,7 +155,8 @@ class WebSocketListener:
             return
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(timeout=5.0)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=2.0)
         self._thread = None
 
     async def _run(self, accept: Accept) -> None:

@@ -94,6 +94,8 @@ class RobotServer:
                 f"the token has {len(token)} characters and needs {_SHORTEST_TOKEN}; make one with "
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
+        if listeners is not None and not listeners:
+            raise ConfigurationError("listeners=[] would serve nobody; leave it out for WebSocket")
         if listeners is None and token is None and not is_loopback(host):
             raise ConfigurationError(
                 f"refusing to listen at {host} without a token: anyone on the network could move "
@@ -105,6 +107,8 @@ class RobotServer:
         self._robot = robot
         robot.mode = self.mode
         self._is_used = False
+        # Held by start() to its end, so that a stop() beside it stops all that was started.
+        self._starting = threading.RLock()
         self._host = host
         self._port = port
         self._token = token
@@ -142,24 +146,28 @@ class RobotServer:
         self._is_used = True
         # A program that ends without stop() must not leave the robot moving.
         atexit.register(self.stop)
-        try:
-            self._control.start()
-            spec = self._control.spec
-            action = SpaceCodec(spec.action_space, root="action").layout
-            # Twice: float64 where float32 was agreed. And as much again for reset options.
-            frame_size = 2 * (_HEADER_SIZE + 2 * action.nbytes)
-            self._session = RobotSession(
-                self._control,
-                limits=Limits(frame_size, _HEADER_SIZE),
-                token=self._token,
-                version=f"remote-env-server {__version__}",
-            )
-            for listener in self._given_listeners or [self._websocket(spec, frame_size)]:
-                listener.start(self._session.accept)
-                self._listeners.append(listener)
-        except BaseException:
-            self.stop()
-            raise
+        with self._starting:
+            try:
+                self._start()
+            except BaseException:
+                self.stop()
+                raise
+
+    def _start(self) -> None:
+        self._control.start()
+        spec = self._control.spec
+        action = SpaceCodec(spec.action_space, root="action").layout
+        # Twice: float64 where float32 was agreed. And as much again for reset options.
+        frame_size = 2 * (_HEADER_SIZE + 2 * action.nbytes)
+        self._session = RobotSession(
+            self._control,
+            limits=Limits(frame_size, _HEADER_SIZE),
+            token=self._token,
+            version=f"remote-env-server {__version__}",
+        )
+        self._listeners = list(self._given_listeners or [self._websocket(spec, frame_size)])
+        for listener in self._listeners:
+            listener.start(self._session.accept)
         logger.debug("%s served at %s in %s", spec.name, self.url, spec.mode.value)
 
     def _websocket(self, spec: RobotSpec, frame_size: int) -> WebSocketListener:
@@ -174,13 +182,17 @@ class RobotServer:
 
     def stop(self) -> None:
         """Hold and close the robot, tell the clients, and stop. Idempotent."""
-        atexit.unregister(self.stop)
-        if self._session is not None:
-            self._session.say_goodbye("the robot server stopped")
-        for listener in self._listeners:
-            listener.stop()
-        self._control.stop()
-        self._robot._is_served = False
+        with self._starting:
+            if self._session is not None:
+                self._session.say_goodbye("the robot server stopped")
+            self._control.ask_to_stop()  # first: the robot does not wait for the network
+            try:
+                for listener in self._listeners:
+                    listener.stop()
+            finally:  # also if a second signal cut that short
+                self._control.stop()
+                self._robot._is_served = self._control.is_alive
+                atexit.unregister(self.stop)
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; says on standard output where.

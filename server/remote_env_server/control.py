@@ -27,13 +27,15 @@ from typing import Any
 from remote_env.errors import (
     ActionRefusedError,
     EpisodeOverError,
+    LeaseError,
     RemoteEnvError,
     RobotFaultError,
     SensorError,
+    error_from_wire,
 )
 from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import Mode, RobotSpec, StreamKind
-from remote_env_server.driver import Driver
+from remote_env_server.driver import Driver, text_of
 from remote_env_server.episode import Episode
 from remote_env_server.requests import (
     Captured,
@@ -119,14 +121,18 @@ class ControlLoop:
                 raise self._failure
             raise RobotFaultError(f"the robot's open() raised {self._failure!r}")
 
+    def ask_to_stop(self) -> None:
+        """Ask the thread to hold and close the robot, and to end; does not wait."""
+        self._stopping.set()
+        self._mailbox.put(None)
+
     def stop(self, timeout: float = 5.0) -> None:
         """Hold and close the robot, and end the thread. Idempotent.
 
         Args:
             timeout: How long to wait for the robot's code, in seconds.
         """
-        self._stopping.set()
-        self._mailbox.put(None)
+        self.ask_to_stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
             if self._thread.is_alive():
@@ -159,9 +165,11 @@ class ControlLoop:
         try:
             self._serve()
         finally:
-            if self._is_realtime:
-                self._hold()
-            self._driver.close()
+            try:
+                if self._is_realtime:
+                    self._hold()
+            finally:
+                self._driver.close()
 
     def _warn_without_hold(self) -> None:
         if type(self._driver.robot).hold is Robot.hold:
@@ -173,18 +181,23 @@ class ControlLoop:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            request = self._next_request()
-            match request:
-                case ResetRequest():
-                    # Who gave up and left does not make the robot move any more.
-                    if request.is_wanted():
-                        self._answer(request, self._reset)
-                case StepRequest():
-                    self._answer(request, self._step_realtime if self._is_realtime else self._step)
-                case HoldRequest():
-                    self._end_episode(EndReason.LINK_LOST)
-            if self._is_realtime:
-                self._keep_time(time.monotonic())
+            try:
+                self._serve_next()
+            except Exception:  # a bug of ours; the thread that can hold must live
+                logger.critical("the control loop failed and goes on", exc_info=True)
+                self._end_episode(EndReason.ROBOT, must_hold=True, cause="the server failed")
+
+    def _serve_next(self) -> None:
+        request = self._next_request()
+        match request:
+            case ResetRequest():
+                self._answer(request, self._reset)
+            case StepRequest():
+                self._answer(request, self._step_realtime if self._is_realtime else self._step)
+            case HoldRequest():
+                self._end_episode(EndReason.LINK_LOST)
+        if self._is_realtime:
+            self._keep_time(time.monotonic())
 
     def _next_request(self) -> Request | None:
         wake_at = math.inf
@@ -213,7 +226,7 @@ class ControlLoop:
         """Do the work of a request and tell what came of it, also if it fails."""
         try:
             result = work(request)
-        except (EpisodeOverError, ActionRefusedError) as error:
+        except (EpisodeOverError, ActionRefusedError, LeaseError) as error:
             result = error
         except RemoteEnvError as error:
             result = self._end_badly(error)
@@ -225,7 +238,7 @@ class ControlLoop:
 
     def _end_badly(self, error: RemoteEnvError) -> RemoteEnvError:
         """End the episode for an error; return what the learner is told."""
-        self._end_episode(EndReason.ROBOT, must_hold=True, cause=str(error))
+        self._end_episode(EndReason.ROBOT, must_hold=True, cause=text_of(error))
         if not self._is_realtime:
             return error
         fate = (
@@ -233,19 +246,33 @@ class ControlLoop:
             if self._hold_again_at == math.inf
             else "hold() FAILED TOO: the robot may still move; use its emergency stop"
         )
-        told = f"{str(error).rstrip('.')}. {fate}"
-        return type(error)(told, code=error.code, retryable=error.retryable)
+        told = f"{text_of(error).rstrip('.')}. {fate}"
+        # By its code: the class may be the author's own, with arguments of its own.
+        return error_from_wire(error.code, told, retryable=error.retryable)
 
     def _finish(self, request: Any, result: Any) -> None:
         try:
             request.finish(result)
-        except Exception:
-            logger.exception("the answer to a %s could not be sent", type(request).__name__)
+        except Exception as error:
+            logger.warning("the answer to a request could not be sent", exc_info=True)
+            why = RobotFaultError(f"what the robot returned cannot be sent: {text_of(error)}")
+            try:
+                request.finish(self._end_badly(why))
+            except Exception:
+                logger.exception("nor could the reason")
 
     # What is asked
 
     def _reset(self, request: ResetRequest) -> ResetResult:
+        if not request.is_wanted():
+            # Who gave up, left or lost the lease does not make the robot move any more.
+            raise LeaseError(
+                "the robot was taken over while this reset waited; call env.reset()",
+                code="robot.lease.lost",
+            )
         self._end_episode(EndReason.OPERATOR)
+        if self._hold_again_at < math.inf and not self._hold():
+            raise RobotFaultError("hold() fails, and a robot that cannot hold is not reset")
         robot = self._driver.robot
         robot.set_subscribed(frozenset(request.streams))
         began_at = robot.now()
@@ -254,7 +281,7 @@ class ControlLoop:
         self._episode = Episode(self._episode.number + 1, max_steps=robot.max_episode_steps)
         captured = self._wait_for_observation(request.streams, began_at, ready_at=robot.now())
         captured.remote["seed_applied"] = bool(robot.seedable and request.seed is not None)
-        return ResetResult(self._episode.number, captured, info, robot.reply_delay)
+        return ResetResult(self._episode.number, captured, info, robot.simulated_latency)
 
     def _wait_for_observation(
         self, streams: tuple[str, ...], began_at: float, *, ready_at: float
@@ -327,10 +354,11 @@ class ControlLoop:
             captured.remote["overruns"] = self._ticks.overruns
             captured.remote["action_age"] = time.monotonic() - pending.applied_at
             if terminated or truncated:
-                self._hold()
                 self._watchdog.rest()
+                if not self._hold():
+                    raise RobotFaultError("hold() failed at the end of the episode")
         reason = self._episode.end_reason
-        return StepResult(captured, outcome, terminated, truncated, reason, robot.reply_delay)
+        return StepResult(captured, outcome, terminated, truncated, reason, robot.simulated_latency)
 
     def _end_episode(self, reason: EndReason, *, must_hold: bool = False, cause: str = "") -> None:
         """End the episode, if there is one; in realtime the robot then holds."""
@@ -350,10 +378,16 @@ class ControlLoop:
             self._hold()
             self._watchdog.rest()
 
-    def _hold(self) -> None:
-        """Tell the robot to hold. If that fails the episode is over, and it is tried again."""
-        if self._driver.hold():
+    def _hold(self) -> bool:
+        """Tell the robot to hold. If that fails the episode is over, and it is tried again.
+
+        Returns:
+            Whether it holds.
+        """
+        holds = self._driver.hold()
+        if holds:
             self._hold_again_at = math.inf
         else:
             self._episode.end(EndReason.ROBOT, cause="hold() failed")
             self._hold_again_at = time.monotonic() + self._period
+        return holds

@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,9 +31,20 @@ from remote_env_server.requests import Captured
 from remote_env_server.robot import Outcome, Robot
 from remote_env_server.snapshot import Snapshot
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "text_of"]
 
 logger = logging.getLogger(__name__)
+
+
+_TELL_EVERY: Final = 5.0
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, also if its own ``__str__`` fails."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
 
 
 class Driver:
@@ -50,6 +63,7 @@ class Driver:
         self._runner = asyncio.Runner()
         self._codec: SpaceCodec | None = None
         self._has_warned = False
+        self._last_told = -math.inf
         parameters = inspect.signature(robot.reset).parameters.values()
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         names = {p.name for p in parameters}
@@ -86,7 +100,7 @@ class Driver:
         for sensor in self.robot.sensors:
             sensor.restart_if_failed()
         self.robot.set_simulated_time(0.0)
-        given = {"seed": seed, "options": options}
+        given: dict[str, Any] = {"seed": seed, "options": options}
         returned = self._call(self.robot.reset, **{name: given[name] for name in self._reset_takes})
         info = returned[-1] if isinstance(returned, tuple) else returned
         if info is None:
@@ -119,9 +133,10 @@ class Driver:
         for sensor in robot.sensors:
             failure = sensor.statistics().failure
             if failure is not None:
+                what = f"{type(failure).__name__}: {text_of(failure)}"
                 raise SensorError(
-                    f"sensor {sensor.name!r} failed: {type(failure).__name__}: {failure}. The "
-                    "robot's log has the traceback; env.reset() starts the sensor again",
+                    f"sensor {sensor.name!r} failed: {what}. The robot's log has the traceback; "
+                    "env.reset() starts the sensor again",
                     code="robot.sensor.failed",
                 )
         observation = self._call(robot.get_obs)
@@ -152,8 +167,12 @@ class Driver:
                 f"{self._name}.get_obs() does not fit its observation_space: {error}"
             ) from error
         thread = threading.get_ident()
+        # An author who edits a snapshot does not make a dead sensor young by that.
+        published = self.robot.make_obs().fields
         return {
-            name: Field(array, now, tick + 1, thread)
+            name: replace(published[name], array=array)
+            if name in published
+            else Field(array, now, tick + 1, thread)
             for name, array in zip(self._codec.layout.names, arrays, strict=True)
         }
 
@@ -182,6 +201,8 @@ class Driver:
         outcome = self._call(self.robot.outcome, observation)
         if not isinstance(outcome, Outcome):
             raise self._wrong("outcome", outcome, "an Outcome")
+        if not isinstance(outcome.reward, (int, float, np.number, np.bool_)):
+            raise self._wrong("outcome", outcome.reward, "a number as reward")
         if not isinstance(outcome.info, Mapping):
             raise self._wrong("outcome", outcome.info, "a dict as info")
         try:
@@ -196,11 +217,17 @@ class Driver:
 
     def hold(self) -> bool:
         """Tell the robot to hold; return whether its code did not fail."""
+        now = time.monotonic()
+        is_told = now - self._last_told < _TELL_EVERY  # it is tried again every period
         try:
-            self._call(self.robot.hold)
+            self._call(self.robot.hold, is_quiet=is_told)
         except RobotError as error:
-            logger.critical("%s.hold() FAILED, the robot may move: %s", self._name, error)
+            if not is_told:
+                self._last_told = now
+                text = text_of(error)
+                logger.critical("%s.hold() FAILED, the robot may move: %s", self._name, text)
             return False
+        self._last_told = -math.inf
         return True
 
     def _wrong(self, method: str, returned: object, expected: str) -> RobotFaultError:
@@ -211,7 +238,9 @@ class Driver:
     def _await(self, result: Any) -> Any:
         return self._runner.run(_awaited(result)) if inspect.isawaitable(result) else result
 
-    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _call(
+        self, function: Callable[..., Any], *args: Any, is_quiet: bool = False, **kwargs: Any
+    ) -> Any:
         """Call the robot's code, awaiting what it returns if need be.
 
         Raises:
@@ -224,10 +253,11 @@ class Driver:
             raise
         except BaseException as error:
             name = getattr(function, "__qualname__", repr(function))
-            logger.exception("%s failed", name)
+            if not is_quiet:
+                logger.exception("%s failed", name)
             raise RobotFaultError(
-                f"{name}() raised {type(error).__name__}: {error}. The robot's log has the "
-                "traceback"
+                f"{name}() raised {type(error).__name__}: {text_of(error)}. The robot's log has "
+                "the traceback"
             ) from error
 
 

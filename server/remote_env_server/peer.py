@@ -248,7 +248,7 @@ class Peer:
             remote=captured.remote,
             observation=tuple(captured.fields[name].array for name in self._streams),
         )
-        self._send_outcome(done, result.delay)
+        self._send_outcome(done, result.latency)
 
     def finish_step(
         self, message: Step, result: StepResult | RemoteEnvError, *, executed: Any
@@ -284,7 +284,7 @@ class Peer:
             remote=remote,
             observation=tuple(captured.fields[name].array for name in self._streams),
         )
-        self._send_outcome(done, result.delay)
+        self._send_outcome(done, result.latency)
 
     def _times_of(self, captured: Captured) -> tuple[tuple[int, ...], tuple[float, ...]]:
         if not self._has_stamps:
@@ -292,21 +292,21 @@ class Peer:
         fields = [captured.fields[name] for name in self._streams]
         return tuple(f.sequence for f in fields), tuple(float(f.stamp) for f in fields)
 
-    def _send_outcome(self, message: ResetDone | StepDone, delay: float) -> None:
-        """Send an answer, without what the wire cannot carry."""
+    def _send_outcome(self, message: ResetDone | StepDone, latency: float) -> None:
+        """Send an answer, without what the wire cannot carry.
+
+        Raises:
+            LocalProtocolError: If there is something in it that cannot be left out.
+        """
         try:
-            self._send(message, delay=delay)
+            self._send(message, latency=latency)
             return
         except LocalProtocolError as error:
             info, dropped = drop_unsupported(message.info)
             if not dropped:
                 info, dropped = {}, {"": f"all of it; {error}"}
         self._session.name_dropped_once(dropped)
-        try:
-            self._send(replace(message, info=info), delay=delay)
-        except LocalProtocolError as error:
-            name = self._session.spec.name
-            self._send_error(message.id, RobotFaultError(f"what {name} returned: {error}"))
+        self._send(replace(message, info=info), latency=latency)
 
     def _send_error(self, message_id: int, error: RemoteEnvError) -> None:
         if isinstance(error, LeaseError) and not self._was_refused:
@@ -322,23 +322,23 @@ class Peer:
             )
         )
 
-    def _send(self, message: Message, *, delay: float = 0.0) -> None:
+    def _send(self, message: Message, *, latency: float = 0.0) -> None:
         """Encode and hand over; silent if the connection is gone.
 
         Args:
             message: What to say.
-            delay: Seconds by which a timer holds the frame back: simulated latency.
+            latency: Seconds by which a timer holds the frame back: simulated latency.
         """
         with self._lock:
             if self._connection.state is State.CLOSED:
                 return
             self._answered_at = time.monotonic()
             frame = self._connection.send(message)
-            if delay <= 0:
+            if latency <= 0:
                 self._sink.send(frame)
                 return
         # A copy: the robot may write to its arrays before the timer fires.
-        timer = threading.Timer(delay, self._sink.send, ([join(frame)],))
+        timer = threading.Timer(latency, self._sink.send, ([join(frame)],))
         timer.name = "remote-env simulated latency"
         timer.daemon = True
         timer.start()

@@ -44,24 +44,24 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class ResetResult:
-    """An episode has begun; the answer is held back by ``delay`` seconds."""
+    """An episode has begun; the answer is held back by ``latency`` seconds."""
 
     episode: int
     captured: Captured
     info: dict[str, Value]
-    delay: float
+    latency: float
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A step was executed; the answer is held back by ``delay`` seconds."""
+    """A step was executed; the answer is held back by ``latency`` seconds."""
 
     captured: Captured
     outcome: Outcome
     terminated: bool
     truncated: bool
     end_reason: EndReason | None
-    delay: float
+    latency: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class ResetRequest:
         options: As in ``gymnasium.Env.reset``.
         streams: Which must deliver before the reset is done.
         is_wanted: Whether who asked still waits for it.
-        finish: Called once, on the control thread.
+        finish: Told what came of it, on the control thread; once, or once more with an error
+            if that could not be sent.
     """
 
     seed: int | None
@@ -91,7 +92,8 @@ class StepRequest:
         episode: Which one it belongs to.
         step: Which one it is.
         action: A value of the action space.
-        finish: Called once, on the control thread.
+        finish: Told what came of it, on the control thread; once, or once more with an error
+            if that could not be sent.
     """
 
     episode: int

@@ -14,7 +14,6 @@ Life cycle::
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,8 +32,6 @@ from remote_env_server.snapshot import Snapshot, take_snapshot
 from remote_env_server.streams import describe_streams, observation_space_of
 
 __all__ = ["CameraConfig", "Observation", "Outcome", "ProprioConfig", "Robot"]
-
-logger = logging.getLogger(__name__)
 
 # A snapshot of the buffers, or for robots with an observation space of their own a value of it.
 Observation: TypeAlias = Any
@@ -74,7 +71,7 @@ class Robot:
         out_of_bounds: What happens to an action outside ``action_space``.
         max_episode_steps: The robot's own limit, or None.
         seedable: Whether ``reset(seed=...)`` decides the episode. Say True only if so.
-        reply_delay: Seconds by which every reply is held back, by a timer: simulated latency.
+        simulated_latency: Seconds by which every reply is held back, by a timer: simulated latency.
         reset_options: The names that ``reset(options=...)`` may hold, with one line of
             help for each; None hands everything on.
     """
@@ -86,7 +83,7 @@ class Robot:
     out_of_bounds: OutOfBounds = OutOfBounds.REFUSE
     max_episode_steps: int | None = None
     seedable: bool = False
-    reply_delay: float = 0.0
+    simulated_latency: float = 0.0
     reset_options: Mapping[str, str] | None = {}
 
     def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -49,6 +50,10 @@ class SensorThread:
         """
         if hz is not None and not hz > 0:
             raise ConfigurationError(f"sensor {name!r}: hz must be positive, not {hz}")
+        if inspect.iscoroutinefunction(read):
+            raise ConfigurationError(
+                f"sensor {name!r}: its function runs on a thread and must be def, not async def"
+            )
         self.name = name
         self._read = read
         self._period = 0.0 if hz is None else 1.0 / hz

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import queue
 import sys
 import threading
 import time
@@ -28,6 +29,17 @@ def leave(*_, **__):
     sys.exit(3)
 
 
+class Unshowable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def raise_unshowable(*_, **__):
+    raise Unshowable
+
+
 async def cancel(*_, **__):
     raise asyncio.CancelledError
 
@@ -41,6 +53,8 @@ STEP_MISTAKES = {
         "outcome",
         lambda self, o: Outcome(truncated=True, end_reason="bored"),
     ),
+    "reward is complex": ("outcome", lambda self, o: Outcome(reward=1j)),
+    "an exception cannot be shown": ("apply_action", raise_unshowable),
     "reward is an object": ("outcome", lambda self, o: Outcome(reward=object())),
     "sys.exit in a driver": ("apply_action", leave),
     "cancelled": ("apply_action", cancel),
@@ -261,7 +275,9 @@ def test_a_reset_that_nobody_waits_for_any_more_does_not_move_the_robot():
     robot = make("reset", lambda self: moved.append(True))
     control = ControlLoop(robot, Mode.LOCKSTEP, sensor_timeout=1.0)
     control.start()
-    control.submit(ResetRequest(None, None, (), lambda: False, moved.append))
+    answers = queue.SimpleQueue()
+    control.submit(ResetRequest(None, None, (), lambda: False, answers.put))
+    assert isinstance(answers.get(timeout=5), errors.LeaseError)
     control.stop()
     assert moved == []
 
@@ -330,3 +346,115 @@ def test_what_an_earlier_episode_published_is_not_fresh(serve, connect):
     env.step(ZERO)
     with pytest.raises(errors.SensorError, match="did not deliver again"):
         env.reset()
+
+
+class GripperError(errors.RobotError):
+    def __init__(self, force):
+        super().__init__(f"dropped at {force} N")
+
+
+@pytest.mark.realtime
+def test_an_error_class_of_the_authors_own_reaches_the_learner(serve, connect):
+    class Dropping(Rig):
+        def apply_action(self, action):
+            raise GripperError(force=7)
+
+    robot = Dropping()
+    env = connect(serve(robot).url)
+    env.reset()
+    with pytest.raises(errors.RobotError, match="dropped at 7 N. The robot holds"):
+        env.step(np.zeros(3, np.float32))
+    assert robot.holds
+    env.reset()
+
+
+@pytest.mark.realtime
+def test_a_robot_that_fails_to_hold_is_not_reset(serve, connect):
+    class Stuck(Rig):
+        max_episode_steps = 1
+        resets = 0
+        is_stuck = True
+
+        def reset(self):
+            self.resets += 1
+
+        def hold(self):
+            if self.is_stuck:
+                raise OSError("brake does not answer")
+
+    robot = Stuck()
+    env = connect(serve(robot).url)
+    env.reset()
+    with pytest.raises(errors.RobotFaultError, match=r"hold\(\) failed at the end.*FAILED TOO"):
+        env.step(np.zeros(3, np.float32))
+    with pytest.raises(errors.RobotFaultError, match="a robot that cannot hold is not reset"):
+        env.reset()
+    assert robot.resets == 1
+    robot.is_stuck = False
+    env.reset()
+
+
+@pytest.mark.realtime
+def test_a_hold_that_fails_for_long_does_not_flood_the_log(serve, connect, caplog):
+    class Stuck(Rig):
+        tries = 0
+
+        def hold(self):
+            self.tries += 1
+            raise OSError("brake does not answer")
+
+    robot = Stuck()
+    env = connect(serve(robot).url)
+    env.reset()
+    env.step(np.zeros(3, np.float32))
+    deadline = time.monotonic() + 5
+    while robot.tries < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert robot.tries >= 10
+    assert sum("FAILED, the robot may move" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.realtime
+def test_an_observation_that_was_edited_keeps_the_age_of_its_sensors(serve, connect):
+    class Filtering(Rig):
+        def get_obs(self):
+            observation = dict(self.make_obs())
+            return {name: observation[name] for name in self.observation_space}
+
+    with pytest.raises(errors.SensorError, match="'cam/image' .and 1 more. did not deliver once"):
+        connect(serve(Filtering(publishes=False), sensor_timeout=0.2).url).reset()
+    _, info = connect(serve(Filtering()).url).reset()
+    assert 0 < info["remote"]["ages"]["cam/image"] < 1
+
+
+@pytest.mark.realtime
+def test_the_robot_holds_also_if_the_network_does_not_stop():
+    class Endless:
+        url = "endless://"
+
+        def start(self, accept):
+            pass
+
+        def stop(self):
+            raise KeyboardInterrupt  # a second Ctrl-C, while it waits
+
+    robot = Rig()
+    server = RobotServer(robot, listeners=[Endless()])
+    server.start()
+    with pytest.raises(KeyboardInterrupt):
+        server.stop()
+    assert robot.holds
+    assert not server._control.is_alive
+
+
+def test_a_sensor_function_must_not_be_async():
+    async def read():
+        pass
+
+    with pytest.raises(errors.ConfigurationError, match="must be def, not async def"):
+        Rig().start_sensor("cam", read)
+
+
+def test_no_listeners_are_no_way_around_the_token():
+    with pytest.raises(errors.ConfigurationError, match="would serve nobody"):
+        RobotServer(Counter(), "0.0.0.0", listeners=[])

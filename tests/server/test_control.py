@@ -176,7 +176,7 @@ def test_one_robot_can_be_served_in_both_modes(serve, connect):
 
 def test_simulated_latency_delays_the_reply_and_not_the_robot(serve, connect):
     robot = Counter()
-    robot.reply_delay = 0.1
+    robot.simulated_latency = 0.1
     env = connect(serve(robot).url)
     env.reset(seed=1)
     started = time.monotonic()

@@ -79,7 +79,7 @@ def _load_class(where: str, class_name: str) -> type[Robot]:
             _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         )
     except ModuleNotFoundError as error:
-        if error.name == where.partition(".")[0]:
+        if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
             raise ConfigurationError(
                 f"there is no module {where!r}; robots are called {', '.join(NAMES)}"
             ) from error

@@ -156,7 +156,7 @@ class DoublePendulumRobot(Robot):
         self.reset_options = {
             "state": "initial [x, theta1, theta2, x_dot, theta1_dot, theta2_dot], m, rad and s"
         }
-        self.reply_delay = self.config.extra_latency_ms / 1e3
+        self.simulated_latency = self.config.extra_latency_ms / 1e3
         self._view = SideCamera(*self.config.image_size, rail=RAIL)
         self._lock = threading.Lock()
         self._state: State = (0.0,) * 6

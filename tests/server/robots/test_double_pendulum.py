@@ -82,7 +82,7 @@ def test_options_become_the_robots_own():
         DoublePendulumConfig(dt=0.01, extra_latency_ms=15, max_steps=42, image_size=(48, 64))
     )
 
-    assert (robot.control_hz, robot.reply_delay, robot.max_episode_steps) == (100, 0.015, 42)
+    assert (robot.control_hz, robot.simulated_latency, robot.max_episode_steps) == (100, 0.015, 42)
     assert robot.images["camera"].shape == (48, 64, 3)
 
 
