@@ -21,7 +21,7 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile(
     "fuzz",
     deadline=None,
-    max_examples=20_000,
+    max_examples=2_000,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
