@@ -177,7 +177,7 @@ def test_a_learner_may_sleep_for_thirty_seconds_in_mid_episode(serve, connect, s
     assert after["sum"].tolist() == (before["sum"] + [0.5, 0.0]).tolist()
     *_, info = realtime.step(np.zeros(3, np.float32))
     applied, held_at = rig.actions[0][0], rig.holds[0]
-    assert 0.1 <= held_at - applied <= 0.1 + 0.05 * slowdown
+    assert 0.09 <= held_at - applied <= 0.1 + 0.15 * slowdown
     assert len(rig.holds) == 1
-    assert info["remote"]["held"] == pytest.approx(29.9, abs=0.5 * slowdown)
+    assert info["remote"]["held"] == pytest.approx(29.9, abs=1.0 * slowdown)
     assert info["remote"]["ages"]["cam/image"] < 0.5 * slowdown

@@ -23,7 +23,7 @@ def test_an_observation_comes_at_the_end_of_the_control_period(serve, connect, s
     started = time.monotonic()
     for _ in range(25):
         env.step(ZERO)
-    assert 0.48 <= time.monotonic() - started <= 0.5 + 0.1 * slowdown
+    assert 0.48 <= time.monotonic() - started <= 0.5 + 0.2 * slowdown
 
 
 def test_work_of_the_learner_within_a_period_costs_no_rate(serve, connect, slowdown):
@@ -34,7 +34,7 @@ def test_work_of_the_learner_within_a_period_costs_no_rate(serve, connect, slowd
     for _ in range(25):
         time.sleep(0.009)
         env.step(ZERO)
-    assert time.monotonic() - started <= 0.5 + 0.1 * slowdown
+    assert time.monotonic() - started <= 0.5 + 0.15 * slowdown
 
 
 def test_an_action_is_applied_at_once_and_not_at_the_next_tick(serve, connect, slowdown):
@@ -45,7 +45,7 @@ def test_an_action_is_applied_at_once_and_not_at_the_next_tick(serve, connect, s
     env.step(ZERO)
     called = time.monotonic()
     env.step(ZERO)
-    assert robot.actions[-1][0] - called <= 0.1 * slowdown
+    assert robot.actions[-1][0] - called <= 0.2 * slowdown
     assert time.monotonic() - called >= 0.3
 
 
@@ -55,7 +55,7 @@ def test_the_robot_holds_when_the_learner_falls_silent(serve, connect, slowdown)
     env.reset()
     env.step(ZERO)
     assert wait_until(lambda: robot.holds, 1.0 * slowdown)
-    assert 0.1 <= robot.holds[0] - robot.actions[-1][0] <= 0.1 + 0.05 * slowdown
+    assert 0.09 <= robot.holds[0] - robot.actions[-1][0] <= 0.1 + 0.15 * slowdown
 
 
 def test_the_step_after_a_hold_says_how_long_it_lasted(serve, connect, slowdown):
@@ -66,7 +66,7 @@ def test_the_step_after_a_hold_says_how_long_it_lasted(serve, connect, slowdown)
     assert info["remote"]["held"] == 0.0
     time.sleep(0.4)
     *_, info = env.step(ZERO)
-    assert info["remote"]["held"] == pytest.approx(0.3, abs=0.1 * slowdown)
+    assert info["remote"]["held"] == pytest.approx(0.3, abs=0.2 * slowdown)
 
 
 def test_the_robot_holds_when_the_learner_disconnects(serve, connect, slowdown):

@@ -72,7 +72,7 @@ def test_in_real_time_the_plant_moves_as_much_as_its_stamps_say(robot, force):
 
     end, last = reading(robot, after=start + 0.15)
 
-    assert -0.001 < time.monotonic() - end < 0.05 * SLOWDOWN
+    assert -0.001 < time.monotonic() - end < 0.15 * SLOWDOWN
     state = tuple(first.astype(float).tolist())
     expected = trajectory(robot.dynamics, state, seconds=end - start, step=0.002, force=force)
     np.testing.assert_allclose(last, expected[-1], rtol=0, atol=1e-4)
@@ -135,4 +135,4 @@ def test_a_plant_that_was_kept_waiting_catches_up_with_the_clock(robot):
 
     stamp, _ = reading(robot, after=robot.now())
 
-    assert time.monotonic() - stamp < 0.03 * SLOWDOWN
+    assert time.monotonic() - stamp < 0.15 * SLOWDOWN
