@@ -131,8 +131,8 @@ def test_in_real_time_the_camera_draws_from_when_somebody_wants_it(robot):
 def test_a_plant_that_was_kept_waiting_catches_up_with_the_clock(robot):
     begin(robot, UPRIGHT)
     with robot._lock:  # stands in for a machine that was busy with something else
-        time.sleep(0.06)
+        time.sleep(0.09)
 
     stamp, _ = reading(robot, after=robot.now())
 
-    assert time.monotonic() - stamp < 0.15 * SLOWDOWN
+    assert time.monotonic() - stamp < 0.08
