@@ -1,10 +1,10 @@
 # make test     sets everything up (once) and runs all tests
 # make lint     formatting, style, types, layers
 # make wheel    builds the wheel and tries it in an empty environment
-# make coverage  the protocol core and safety.py must be covered, every branch
+# make coverage the protocol core and safety.py must be covered, every branch
 # make fuzz     the property tests with many more examples (minutes)
 # make bench    what a step costs
-# make golden   writes the golden frames and the state diagram anew, after a change on the wire
+# make golden   writes the golden frames anew, after a change on the wire
 
 PYTHON ?= python3
 VENV ?= .venv

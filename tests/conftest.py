@@ -12,6 +12,7 @@ import faulthandler
 import hypothesis
 import pytest
 from blockbuster import blockbuster_ctx
+from sample_robots import Counter
 
 import remote_env
 from remote_env_server import Robot, RobotServer
@@ -71,3 +72,15 @@ def connect():
     yield make
     for env in environments:
         env.close()
+
+
+@pytest.fixture
+def counter(serve):
+    robot = Counter()
+    robot.server = serve(robot)
+    return robot
+
+
+@pytest.fixture
+def env(counter, connect):
+    return connect(counter.server.url)

@@ -103,7 +103,6 @@ class RobotServer:
             )
         if getattr(robot, "_is_served", False):
             raise ConfigurationError(f"this {type(robot).__name__} is served already")
-        robot._is_served = True
         self._robot = robot
         robot.mode = self.mode
         self._is_used = False
@@ -144,6 +143,7 @@ class RobotServer:
         if self._is_used:
             raise ConfigurationError("a server starts once; make a new one, with a new robot")
         self._is_used = True
+        self._robot._is_served = True
         # A program that ends without stop() must not leave the robot moving.
         atexit.register(self.stop)
         with self._starting:
@@ -183,10 +183,10 @@ class RobotServer:
     def stop(self) -> None:
         """Hold and close the robot, tell the clients, and stop. Idempotent."""
         with self._starting:
-            if self._session is not None:
-                self._session.say_goodbye("the robot server stopped")
-            self._control.ask_to_stop()  # first: the robot does not wait for the network
             try:
+                self._control.ask_to_stop()  # first: the robot does not wait for the network
+                if self._session is not None:
+                    self._session.say_goodbye("the robot server stopped")
                 for listener in self._listeners:
                     listener.stop()
             finally:  # also if a second signal cut that short

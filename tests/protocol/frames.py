@@ -4,11 +4,11 @@ import struct
 
 import msgpack
 
-from remote_env.protocol import Layouts, Message, decode, encode
+from remote_env.protocol import Layouts, Message, Reset, decode, encode
 from remote_env.protocol.codec import CLIENT_LIMITS
 from tests.golden.expected import LAYOUTS
 
-__all__ = ["frame_of", "packed_frame", "read"]
+__all__ = ["RESET_HEADER", "VALID", "frame_of", "packed_frame", "read", "reset_frame"]
 
 
 def packed_frame(
@@ -51,3 +51,31 @@ def frame_of(message: Message, layouts: Layouts = LAYOUTS) -> bytearray:
 def read(frame: bytes | bytearray, layouts: Layouts = LAYOUTS) -> Message:
     """Decode with the limits of a client."""
     return decode(frame, layouts, limits=CLIENT_LIMITS)
+
+
+# Headers in which one thing can be changed: a whole Reset, and one value of each wire type.
+RESET_HEADER = {"seed": None, "options": None, "take": False}
+VALID = {
+    "uint": 1,
+    "float": 1.0,
+    "bool": True,
+    "text": "",
+    "text or nil": None,
+    "uint or nil": None,
+    "list of text": [],
+    "list of uint": [],
+    "list of float": [],
+    "list of [name, dtype, shape]": [],
+    '"control" or "observe"': "observe",
+    "end reason or nil": None,
+    "value": 0,
+    "map": {},
+    "map with text keys": {},
+    "map with text keys or nil": None,
+}
+
+
+def reset_frame(arrays, payload=b"", options=None):
+    """Make a Reset with free arrays as described, right or wrong."""
+    header = {**RESET_HEADER, "options": options, "arrays": arrays}
+    return packed_frame(Reset.KIND, header, payload)
