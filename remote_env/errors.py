@@ -1,25 +1,32 @@
-"""Every error that this project raises, and how each crosses the wire.
+"""The errors that this project raises, and how each crosses the wire.
 
     RemoteEnvError
     ├── ConfigurationError (ValueError)      a declaration or an argument is wrong
     │   └── UnsupportedSpaceError            a space that fixed-shape arrays cannot carry
     ├── ProtocolError
     │   ├── LocalProtocolError               our caller's bug: step before reset
+    │   │   └── UnsupportedValueError (TypeError)  what the wire cannot carry (protocol/values.py)
     │   └── RemoteProtocolError              the peer's bug, or noise
     │       └── VersionMismatchError         the peer speaks another wire version
     ├── TransportError (ConnectionError)     nobody's bug
     │   ├── ConnectFailedError               no robot server answers there
     │   ├── ConnectionLostError              it did, and now it is gone
+    │   │   ├── ServerStoppedError           with a goodbye (channel.py)
+    │   │   └── SessionLostError             and the server knows nothing of it (channel.py)
     │   └── DeadlineExceededError (TimeoutError)
+    ├── ConformanceError (AssertionError)    a robot breaks the rules (remote_env_server.testing)
     └── RobotError                           the robot refused
         ├── AccessDeniedError (PermissionError)
-        ├── ActionRefusedError (ValueError)  shape, dtype, not finite, out of bounds
+        ├── ActionRefusedError (ValueError)  shape, dtype, bounds, too fast, too late
+        ├── EmergencyStopError               somebody pressed the emergency stop
         ├── EpisodeOverError                 a step after the end of the episode
         ├── LeaseError                       somebody else commands the robot
+        ├── ResetCancelledError              nobody wanted this reset any more
         ├── RobotFaultError                  the driver raised an exception
         ├── SensorError                      a stream does not deliver
         └── UnknownOptionError (ValueError)  reset(options=...) with a name nobody knows
 
+Those with a place beside them are defined there.
 Blame is part of the type. Each class has a stable ``code``; that and the message are all
 that crosses the wire, never a traceback. A code may be refined after a dot
 (``action.bounds``): the receiving side finds the class by the longest prefix it knows.
@@ -34,12 +41,14 @@ __all__ = [
     "ConnectFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",
+    "EmergencyStopError",
     "EpisodeOverError",
     "LeaseError",
     "LocalProtocolError",
     "ProtocolError",
     "RemoteEnvError",
     "RemoteProtocolError",
+    "ResetCancelledError",
     "RobotError",
     "RobotFaultError",
     "SensorError",
@@ -154,9 +163,15 @@ class AccessDeniedError(RobotError, PermissionError):
 
 
 class ActionRefusedError(RobotError, ValueError):
-    """The action was not executed: its shape, dtype, values or bounds are wrong."""
+    """The action was not executed: shape, dtype or values are wrong, or it is too fast."""
 
     code = "robot.action"
+
+
+class EmergencyStopError(RobotError):
+    """The emergency stop is pressed; nothing moves until somebody releases it."""
+
+    code = "robot.emergency_stop"
 
 
 class EpisodeOverError(RobotError):
@@ -169,6 +184,12 @@ class LeaseError(RobotError):
     """Somebody else commands the robot; the message names the owner."""
 
     code = "robot.lease"
+
+
+class ResetCancelledError(RobotError):
+    """A reset was given up: its learner left or cancelled, or the robot was stopped."""
+
+    code = "robot.cancelled"
 
 
 class RobotFaultError(RobotError):
@@ -199,8 +220,10 @@ _FROM_WIRE: dict[str, type[RemoteEnvError]] = {
         RobotError,
         AccessDeniedError,
         ActionRefusedError,
+        EmergencyStopError,
         EpisodeOverError,
         LeaseError,
+        ResetCancelledError,
         RobotFaultError,
         SensorError,
         UnknownOptionError,
