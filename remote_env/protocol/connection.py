@@ -1,7 +1,9 @@
 """One end of one connection, without a socket: messages in, frames out, and back.
 
 Both ends drive the same class. It keeps the state, the request ids, what was agreed
-(``layouts``) and the last answer; it never waits, and it is told the time.
+(``layouts``) and the last answers; it never waits, and it is told the time. When its
+transport is lost, a new one ``adopt``s what it knew, so that a request that had no answer can
+be asked again by its id, and is executed once.
 
 Not safe to call from several threads at once: the owner holds one lock around it. On the
 server that is the connection's write lock, taken by the network thread for what comes in
@@ -26,9 +28,15 @@ from remote_env.protocol.codec import Buffer, Layouts, Limits, decode, encode, l
 from remote_env.protocol.messages import (
     REPLIES,
     Bye,
+    Cancel,
     Error,
     Heartbeat,
+    Hello,
     Message,
+    Observation,
+    Observe,
+    Progress,
+    Reset,
     ResetDone,
     Role,
     StepDone,
@@ -41,7 +49,8 @@ from remote_env.protocol.state import OUT_OF_BAND, TRANSITIONS, State
 __all__ = ["Connection", "Repeated", "error_of"]
 
 _ANSWERS: Final = frozenset(REPLIES.values())
-_UNASKED: Final = (Heartbeat, Bye)
+_UNASKED: Final = (Heartbeat, Bye, Cancel, Observation)
+_UNWELCOMED: Final = (State.OPENING, State.GREETED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,14 @@ class Connection:
         self._waiting: dict[int, Message] = {}
         self._forgotten: set[int] = set()
         self._channel_id = 0
-        # The last answer on the episode channel (True) and out of band (False).
-        self._last_answers: dict[bool, Repeated] = {}
+        # The last answer in each lane: to the hello, on the episode channel, out of band.
+        self._last_answers: dict[str, Repeated] = {}
+        # Where the episode channel stood before it was closed: a lost connection goes on there.
+        self._stood_at = self.state
+        # The lost connection that this one may go on with, until the Welcome has decided.
+        self._past: Connection | None = None
+        # On a server, the request that will be asked again and that never came; 0 is none.
+        self._asked_in_vain = 0
 
     def next_id(self) -> int:
         """Return an id for the next request of this client."""
@@ -95,13 +110,47 @@ class Connection:
         return request_id in self._waiting and request_id not in self._forgotten
 
     @property
-    def is_busy(self) -> bool:
-        """Whether any request has no answer yet."""
-        return bool(self._waiting)
+    def unanswered(self) -> int:
+        """The id of the request that is to be asked again if the connection is lost; 0 is none.
 
-    def is_silent(self, now: float, *, longer_than: float) -> bool:
-        """Whether nothing was heard from the peer for longer than so many seconds."""
-        return now - self.last_heard > longer_than
+        It is on the episode channel and has no answer yet. An ``Observe`` is not asked again:
+        observing ends with the connection.
+        """
+        if self._past is not None:
+            return self._past.unanswered
+        request = self._waiting.get(self._channel_id)
+        return 0 if request is None or isinstance(request, (Hello, Observe)) else request.id
+
+    def adopt(self, past: Connection, *, asking: int) -> None:
+        """Be ready to go on where a lost connection ended, if the ``Welcome`` says so.
+
+        To be called on a client before its ``Hello``, on a server before its ``Welcome``. State,
+        subscription, requests being worked on and the last answer on the episode channel are
+        then those of the lost connection. A client no longer waits for what it asked out of
+        band, and who observed is in ``State.READY`` and observes anew.
+
+        Args:
+            past: This end of the connection that was lost last, also if that was before its
+                own ``Welcome``; not to be used any more.
+            asking: What ``Hello.asking`` says: on a client ``past.unanswered``, whose frame is
+                sent again once the ``Welcome`` has come, byte for byte.
+
+        Raises:
+            LocalProtocolError: On a client, if that is not what ``past.unanswered`` says.
+        """
+        if self.role is Role.SERVER:
+            self._asked_in_vain = asking
+        elif asking != past.unanswered:
+            raise LocalProtocolError(
+                f"the lost connection waits for the answer to {past.unanswered}, not to {asking}; "
+                "both ends would stand elsewhere"
+            )
+        else:
+            # Ids grow from connection to connection: a stop that is pressed before the Welcome
+            # must not look like a request of long ago.
+            self._last_id = past._last_id
+        lost = past if past._past is None else past._past
+        self._past = None if lost._stood_at in _UNWELCOMED else lost
 
     def send(self, message: Message) -> list[Buffer]:
         """Turn our own message into a frame, and take the step that it means.
@@ -112,9 +161,9 @@ class Connection:
         """
         following = self._judge(message, self.role, LocalProtocolError)
         frame = encode(message, self.layouts, limits=self._peer_limits)
-        if self.role is Role.SERVER and message.id:
-            is_channel = message.id == self._channel_id
-            self._last_answers[is_channel] = Repeated(message.id, frame)
+        if self.role is Role.SERVER and message.id and type(message) is not Progress:
+            lane = self._lane_of(self._waiting[message.id])
+            self._last_answers[lane] = Repeated(message.id, frame)
         self._advance(message, following)
         return frame
 
@@ -145,9 +194,17 @@ class Connection:
             return None
         self._advance(message, self._judge(message, self.peer_role, RemoteProtocolError))
         if message.id in self._forgotten:
-            self._forgotten.discard(message.id)
+            if message.id not in self._waiting:
+                self._forgotten.discard(message.id)
             return None
         return message
+
+    @staticmethod
+    def _lane_of(request: Message) -> str:
+        """Return which of the last answers makes room for the answer to this request."""
+        if isinstance(request, Hello):
+            return "hello"
+        return "out of band" if type(request) in OUT_OF_BAND else "channel"
 
     def _judge(self, message: Message, sender: Role, blame: type[ProtocolError]) -> State:
         """Return the state after a message; changes nothing.
@@ -163,11 +220,13 @@ class Connection:
                 f"{self.state.value!r}"
             )
         if kind in REPLIES:
-            if message.id <= self._last_id:
+            if self._was_used(message.id):
                 raise blame(f"request id {message.id} was used before")
         elif kind in _UNASKED:
             if message.id != 0:
                 raise blame(f"{kind.__name__} has the id 0, not {message.id}")
+            if isinstance(message, Observation):
+                self._check_times(message, blame)
         elif message.id != 0 or kind is not Error:
             self._check_answer(message, blame)
         return following
@@ -190,10 +249,15 @@ class Connection:
         request = self._waiting.get(message.id)
         if request is None:
             raise blame(f"{kind.__name__} answers request {message.id}, which nobody asked")
-        if kind is not Error and REPLIES[type(request)] is not kind:
+        if kind is Progress:
+            if not isinstance(request, Reset):
+                raise blame(f"a {type(request).__name__} makes no progress")
+        elif kind is not Error and REPLIES[type(request)] is not kind:
             raise blame(f"{type(request).__name__} was answered by {kind.__name__}")
         match message:
             case Welcome():
+                if message.resumed and self._past is None:
+                    raise blame("a connection was resumed that was not asked to")
                 names = [spec.name for spec in message.streams]
                 _check_choice(message.subscribed, names, blame)
                 _check_choice(names, names, blame)
@@ -202,24 +266,31 @@ class Connection:
                 if not isinstance(request, Subscribe) or request.streams != message.streams:
                     raise blame("the streams that were subscribed are not those asked for")
             case ResetDone() | StepDone():
-                allowed = (0, len(self.layouts.observation))
-                if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
-                    raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
+                self._check_times(message, blame)
+
+    def _check_times(
+        self, message: ResetDone | StepDone | Observation, blame: type[ProtocolError]
+    ) -> None:
+        allowed = (0, len(self.layouts.observation))
+        if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
+            raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
 
     def _advance(self, message: Message, following: State) -> None:
+        self._stand(following)
         if type(message) in REPLIES:
-            self._last_id = message.id
+            self._last_id = max(self._last_id, message.id)
             self._waiting[message.id] = message
+            if message.id == self._asked_in_vain:
+                self._asked_in_vain = 0
             if type(message) not in OUT_OF_BAND:
                 self._channel_id = message.id
-        else:
+        elif type(message) is not Progress:
             self._waiting.pop(message.id, None)
         if isinstance(message, Welcome):
             self._adopt_welcome(message)
         elif isinstance(message, Subscribed):
             observation = self._streams.subset(message.streams)
             self.layouts = replace(self.layouts, observation=observation)
-        self.state = following
 
     def _adopt_welcome(self, message: Welcome) -> None:
         self._streams = Layout(message.streams)
@@ -229,15 +300,52 @@ class Connection:
         )
         if self.role is Role.CLIENT:
             self._peer_limits = replace(self._peer_limits, frame_size=message.max_frame_size)
+        past, self._past = self._past, None
+        if past is None or not message.resumed:
+            self._asked_in_vain = 0
+        else:
+            self._take_over(past)
+
+    def _take_over(self, past: Connection) -> None:
+        observed = past._stood_at in (State.ATTACHING, State.OBSERVING)
+        self._stand(State.READY if observed else past._stood_at)
+        self.layouts = past.layouts
+        self._last_id = max(self._last_id, past._last_id)
+        self._channel_id = past._channel_id
+        # A server may still answer what came out of band; who asked drops that.
+        kept = {
+            request.id: request
+            for request in past._waiting.values()
+            if not isinstance(request, Observe)
+            and (self.role is Role.SERVER or type(request) not in OUT_OF_BAND)
+        }
+        self._waiting = {**kept, **self._waiting}
+        self._forgotten |= past._forgotten & kept.keys()
+        # Not the answer to the hello: this one's own may be asked for again.
+        channel = past._last_answers.get("channel")
+        if channel is not None and not observed:
+            self._last_answers["channel"] = channel
+        has_come = self._asked_in_vain <= past._last_id
+        if has_come and self._asked_in_vain != past._asked_in_vain:
+            self._asked_in_vain = 0  # it is answered already, or being worked on
+
+    def _stand(self, state: State) -> None:
+        self.state = state
+        if state is not State.CLOSED:
+            self._stood_at = state
 
     def _was_asked_before(self, message: Message) -> bool:
         is_request = self.role is Role.SERVER and type(message) in REPLIES
-        return is_request and message.id <= self._last_id
+        return is_request and self._was_used(message.id)
+
+    def _was_used(self, request_id: int) -> bool:
+        is_awaited = request_id == self._asked_in_vain != 0
+        return request_id <= self._last_id and not is_awaited
 
     def _answer_again(self, message: Message) -> Repeated | None:
-        for answer in self._last_answers.values():
-            if answer.id == message.id:
-                return answer
+        answer = self._last_answers.get(self._lane_of(message))
+        if answer is not None and answer.id == message.id:
+            return answer
         if message.id in self._waiting:
             return None
         raise RemoteProtocolError(f"request id {message.id} was used before")

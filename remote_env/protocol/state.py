@@ -1,7 +1,7 @@
 """What may be said next: one table for both ends, so neither can excuse itself.
 
 The table governs the episode channel. ``OUT_OF_BAND`` messages are legal in every state
-after the hello, because a release, a heartbeat or an error cannot wait for its turn. What
+after the hello, because a stop, a heartbeat or an error cannot wait for its turn. What
 ends the connection, a ``Bye`` or an ``Error`` with the id 0, is legal also before it.
 """
 
@@ -13,19 +13,32 @@ from typing import Final
 
 from remote_env.protocol.messages import (
     Bye,
+    Cancel,
+    EmergencyStop,
+    EmergencyStopped,
     Error,
+    GetStatistics,
     Heartbeat,
     Hello,
     Message,
+    Observation,
+    Observe,
+    Observing,
     Ping,
     Pong,
+    Probe,
+    Probed,
+    Progress,
     Release,
     Released,
+    ReleaseStop,
     Reset,
     ResetDone,
     Role,
+    Statistics,
     Step,
     StepDone,
+    StopReleased,
     Subscribe,
     Subscribed,
     Welcome,
@@ -44,10 +57,13 @@ class State(enum.Enum):
     RESETTING = "resetting"
     RUNNING = "running"
     STEPPING = "stepping"
+    ATTACHING = "attaching"
+    OBSERVING = "observing"
     CLOSED = "closed"
 
 
-# An Error here is one whose id is that of the pending request.
+# An Error here is one whose id is that of the pending request. A Welcome that resumes leads
+# to where the lost connection stood, and not to READY.
 TRANSITIONS: Final[Mapping[State, Mapping[type[Message], tuple[Role, State]]]] = {
     State.OPENING: {Hello: (Role.CLIENT, State.GREETED)},
     State.GREETED: {
@@ -57,12 +73,14 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], tuple[Role, State]]]] =
     State.READY: {
         Subscribe: (Role.CLIENT, State.SUBSCRIBING),
         Reset: (Role.CLIENT, State.RESETTING),
+        Observe: (Role.CLIENT, State.ATTACHING),
     },
     State.SUBSCRIBING: {
         Subscribed: (Role.SERVER, State.READY),
         Error: (Role.SERVER, State.READY),
     },
     State.RESETTING: {
+        Progress: (Role.SERVER, State.RESETTING),
         ResetDone: (Role.SERVER, State.RUNNING),
         Error: (Role.SERVER, State.READY),
     },
@@ -74,6 +92,11 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], tuple[Role, State]]]] =
         StepDone: (Role.SERVER, State.RUNNING),
         Error: (Role.SERVER, State.RUNNING),
     },
+    State.ATTACHING: {
+        Observing: (Role.SERVER, State.OBSERVING),
+        Error: (Role.SERVER, State.READY),
+    },
+    State.OBSERVING: {Observation: (Role.SERVER, State.OBSERVING)},
     State.CLOSED: {},
 }
 
@@ -83,6 +106,15 @@ OUT_OF_BAND: Final[Mapping[type[Message], Role | None]] = {
     Heartbeat: Role.CLIENT,
     Release: Role.CLIENT,
     Released: Role.SERVER,
+    EmergencyStop: Role.CLIENT,
+    EmergencyStopped: Role.SERVER,
+    ReleaseStop: Role.CLIENT,
+    StopReleased: Role.SERVER,
+    GetStatistics: Role.CLIENT,
+    Statistics: Role.SERVER,
+    Probe: Role.CLIENT,
+    Probed: Role.SERVER,
+    Cancel: Role.CLIENT,
     Error: Role.SERVER,
     Bye: None,
 }

@@ -6,6 +6,7 @@ Sender and receiver use the same checks: what the peer would refuse is not sent.
 from __future__ import annotations
 
 import enum
+import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = [
     "FLOATS",
     "MAP",
     "NAMED",
+    "NUMBER",
+    "ON_STALE",
     "ROLE",
     "TEXT",
     "TEXTS",
@@ -29,6 +32,7 @@ __all__ = [
     "UINTS",
     "VALUE",
     "EndReason",
+    "OnStale",
     "WireType",
     "optional",
 ]
@@ -43,9 +47,16 @@ class EndReason(enum.StrEnum):
     OPERATOR = "operator"
     EMERGENCY_STOP = "emergency_stop"
     STALE_SENSOR = "stale_sensor"
-    WATCHDOG = "watchdog"
     LINK_LOST = "link_lost"
     SERVER_SHUTDOWN = "server_shutdown"
+
+
+class OnStale(enum.StrEnum):
+    """What a step does that finds a stream older than it may be."""
+
+    FLAG = "flag"
+    TRUNCATE = "truncate"
+    RAISE = "raise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +107,31 @@ FLOAT: Final = _checked("float", lambda raw: isinstance(raw, float))
 BOOL: Final = _checked("bool", lambda raw: type(raw) is bool)
 TEXT: Final = _checked("text", lambda raw: isinstance(raw, str) and len(raw) <= 4096)
 TEXTS: Final = _list_of(TEXT, most=1024)
+BYTES: Final = _checked("bytes", lambda raw: isinstance(raw, bytes))
 UINTS: Final = _list_of(UINT, most=1024)
 FLOATS: Final = _list_of(FLOAT, most=1024)
 ARRAYS: Final = _list_of(WireType("[name, dtype, shape]", ArraySpec.from_wire), most=1024)
 ROLE: Final = _checked('"control" or "observe"', lambda raw: raw in ("control", "observe"))
-_END_REASONS: Final = {reason.value: reason for reason in EndReason}
+# Some languages have one kind of number, and some clients in them write 30 for 30.0.
+NUMBER: Final = _checked(
+    "number",
+    lambda raw: (type(raw) is int or isinstance(raw, float)) and math.isfinite(raw),
+)
 
 
-def _check_end_reason(raw: object) -> EndReason:
-    if not isinstance(raw, str) or raw not in _END_REASONS:
-        raise RemoteProtocolError(f"{reprlib.repr(raw)} is not an end reason")
-    return _END_REASONS[raw]
+def _one_of(choices: type[enum.StrEnum], name: str) -> WireType:
+    values = {choice.value: choice for choice in choices}
+
+    def check(raw: object) -> enum.StrEnum:
+        if not isinstance(raw, str) or raw not in values:
+            raise RemoteProtocolError(f"{reprlib.repr(raw)} is not an {name}")
+        return values[raw]
+
+    return WireType(name, check)
 
 
-END_REASON: Final = WireType("end reason", _check_end_reason)
+END_REASON: Final = _one_of(EndReason, "end reason")
+ON_STALE: Final = _one_of(OnStale, "on-stale policy")
 VALUE: Final = _checked("value", lambda raw: True, is_free=True)
 MAP: Final = _checked("map", lambda raw: isinstance(raw, dict), is_free=True)
 # What decides what a robot does has names, which can be compared and sorted.

@@ -4,6 +4,8 @@ All were written with the same agreement, that of the golden ``Welcome``: its ``
 ``subscribed`` streams.
 """
 
+import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,25 +14,39 @@ from gymnasium import spaces
 from remote_env.protocol import (
     ArraySpec,
     Bye,
+    Cancel,
+    EmergencyStop,
+    EmergencyStopped,
     EndReason,
     Error,
+    GetStatistics,
     Heartbeat,
     Hello,
     Layout,
     Layouts,
     Message,
+    Observation,
+    Observe,
+    Observing,
+    OnStale,
     Ping,
     Pong,
+    Probe,
+    Probed,
+    Progress,
     Release,
     Released,
+    ReleaseStop,
     Reset,
     ResetDone,
+    Statistics,
     Step,
     StepDone,
+    StopReleased,
     Subscribe,
     Subscribed,
 )
-from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
+from remote_env.spec import ActionLimit, Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
 
 __all__ = ["GOLDEN", "LAYOUTS", "SPEC"]
 
@@ -46,9 +62,10 @@ def _stream(
     unit: str = "",
     on_request: bool = False,
     hz: float = 0.0,
+    max_age: float = math.inf,
 ) -> StreamSpec:
     array = ArraySpec(name, space.dtype, space.shape)
-    return StreamSpec(array, kind, space, camera, unit, on_request, hz)
+    return StreamSpec(array, kind, space, camera, unit, on_request, hz, max_age)
 
 
 _JOINT_POS = spaces.Box(
@@ -72,7 +89,14 @@ SPEC: Final = RobotSpec(
         ]
     ),
     streams=(
-        _stream("joint_pos", StreamKind.PROPRIOCEPTION, _JOINT_POS, unit="rad", hz=500.0),
+        _stream(
+            "joint_pos",
+            StreamKind.PROPRIOCEPTION,
+            _JOINT_POS,
+            unit="rad",
+            hz=500.0,
+            max_age=0.056,
+        ),
         _stream("joint_vel", StreamKind.PROPRIOCEPTION, _JOINT_VEL, unit="rad/s", hz=500.0),
         _stream(
             "wrist_cam/intrinsics",
@@ -82,12 +106,19 @@ SPEC: Final = RobotSpec(
             unit="px",
             on_request=True,
         ),
-        _stream("wrist_cam/image", StreamKind.IMAGE, _IMAGE, camera="wrist_cam", hz=30.0),
+        _stream(
+            "wrist_cam/image", StreamKind.IMAGE, _IMAGE, camera="wrist_cam", hz=30.0, max_age=0.15
+        ),
         _stream("wrist_cam/depth", StreamKind.DEPTH, _DEPTH, camera="wrist_cam", unit="m", hz=30.0),
     ),
     control_hz=20.0,
     max_episode_steps=200,
     out_of_bounds=OutOfBounds.CLIP,
+    action_limits={
+        "target": ActionLimit(
+            max_rate=2.0, max_step=np.array([0.25, 0.25, np.inf]), measured="joint_pos"
+        )
+    },
     action_lifetime=0.25,
     seedable=False,
     reset_options={"home": "begin at the home position"},
@@ -118,19 +149,51 @@ GOLDEN: Final[dict[str, Message]] = {
         owner="ada@lab (process 42)",
         process="lab/42/0123456789abcdef",
         client="golden 1",
+        resume=None,
+        asking=0,
     ),
     "01-hello-observer": Hello(
-        id=1, role="observe", token=None, owner="Zoë 🤖", process="p", client=""
+        id=1,
+        role="observe",
+        token=None,
+        owner="Zoë 🤖",
+        process="p",
+        client="",
+        resume=None,
+        asking=0,
+    ),
+    "01-hello-resume": Hello(
+        id=6,
+        role="control",
+        token="correct horse battery",
+        owner="ada@lab (process 42)",
+        process="lab/42/0123456789abcdef",
+        client="golden 1",
+        resume="golden-session",
+        asking=5,
     ),
     "02-welcome": _WELCOME,
-    "03-subscribe": Subscribe(id=2, streams=("wrist_cam/depth", "joint_pos")),
+    "02-welcome-resumed": replace(_WELCOME, id=6, resumed=True),
+    "03-subscribe": Subscribe(
+        id=2,
+        streams=("wrist_cam/depth", "joint_pos"),
+        max_ages={},
+        on_stale=OnStale.TRUNCATE,
+    ),
+    "03-subscribe-max-ages": Subscribe(
+        id=2,
+        streams=("wrist_cam/depth", "joint_pos"),
+        max_ages={"wrist_cam/depth": math.inf, "joint_pos": 1},
+        on_stale=OnStale.RAISE,
+    ),
     "04-subscribed": Subscribed(id=2, streams=("wrist_cam/depth", "joint_pos")),
-    "05-reset": Reset(id=3, seed=None, options=None, take=False),
+    "05-reset": Reset(id=3, seed=None, options=None, take=False, max_steps=None),
     "05-reset-options": Reset(
         id=2**40 + 1,
         seed=2**63 + 1,
         options={"home": True, "pose": np.array([[1.0, 2.0], [3.0, 4.0]]), "speed": 0.5},
         take=True,
+        max_steps=500,
     ),
     "06-reset-done": ResetDone(
         id=3,
@@ -139,6 +202,9 @@ GOLDEN: Final[dict[str, Message]] = {
         time=123.5,
         sequences=(501, 502, 33),
         stamps=(123.498, 123.499, 123.47),
+        received=5120.5,
+        sent=5122.0625,
+        durations=(0.001, 1.5, 0.0605, 0.0005),
         info={},
         remote={"seed_applied": False},
         observation=_OBSERVATION,
@@ -171,6 +237,9 @@ GOLDEN: Final[dict[str, Message]] = {
         end_reason=None,
         sequences=(526, 527, 34),
         stamps=(123.549, 123.549, 123.53),
+        received=5122.125,
+        sent=5122.15625,
+        durations=(0.0001, 0.002, 0.028, 0.0015),
         info={
             "tuple": (1, -2, 3.5, "text", None, True, b"\x00\xff"),
             "scalar": np.int16(-300),
@@ -197,6 +266,9 @@ GOLDEN: Final[dict[str, Message]] = {
         end_reason=EndReason.EMERGENCY_STOP,
         sequences=(),
         stamps=(),
+        received=5122.1875,
+        sent=5122.25,
+        durations=(),
         info={"nothing": np.zeros((0, 3), np.float64)},
         remote={},
         observation=_OBSERVATION,
@@ -216,4 +288,36 @@ GOLDEN: Final[dict[str, Message]] = {
         id=0, code="protocol.remote", message="the header is not a map", retryable=False
     ),
     "15-bye": Bye(reason="closed by the learner"),
+    "16-cancel": Cancel(request=3),
+    "17-progress": Progress(id=3, fraction=0.25, text="homing joint 2 of 6"),
+    "17-progress-unknown": Progress(id=3, fraction=math.nan, text=""),
+    "18-emergency-stop": EmergencyStop(id=9, reason="a hand in the cell"),
+    "19-emergency-stopped": EmergencyStopped(id=9),
+    "20-release-stop": ReleaseStop(id=10),
+    "21-stop-released": StopReleased(id=10, was_pressed=True),
+    "22-get-statistics": GetStatistics(id=11),
+    "23-statistics": Statistics(
+        id=11,
+        values={
+            "connections": 2,
+            "lease": {"owner": "ada@lab (process 42)", "epoch": 3, "sequence": 141},
+            "emergency_stop": None,
+        },
+    ),
+    "24-observe": Observe(id=2, hz=12.5),
+    "24-observe-int": Observe(id=2, hz=30),
+    "25-observing": Observing(id=2),
+    "26-observation": Observation(
+        episode=7,
+        step=41,
+        time=125.5,
+        sent=5124.0625,
+        dropped=3,
+        sequences=(1501, 1502, 0),
+        stamps=(125.498, 125.499, -math.inf),
+        remote={},
+        observation=_OBSERVATION,
+    ),
+    "27-probe": Probe(id=12, size=4),
+    "28-probed": Probed(id=12, padding=bytes(4)),
 }

@@ -6,7 +6,8 @@
 //   await robot.release();
 //   await robot.close();
 //
-// It refuses frames that it cannot read, but does not check the type of every field.
+// It refuses frames that it cannot read, but does not check the type of every field. A lost
+// connection is resumed while it commands; one that is only silent it does not find out.
 
 import { Decoder, Encoder } from "@msgpack/msgpack";
 import { randomUUID } from "node:crypto";
@@ -18,23 +19,31 @@ import {
 
 export { RobotError };
 
-const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 1;
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 2;
 const PREFIX = 24; // protocol.md, section 2
 const HEARTBEAT_MS = 500; // section 12
-const MAX_FRAME = 256 * 2 ** 20, MAX_HEADER = 2 ** 20, MAX_ITEMS = 1024, MAX_DEPTH = 16; // 13
-const FIRST_FRAMES = 128 * 1024; // section 13: what the server takes before its Welcome
+const RESUME_MS = 30_000, RETRY_MS = 100, GREET_SECONDS = 2; // section 13
+const MAX_FRAME = 256 * 2 ** 20, MAX_HEADER = 2 ** 20, MAX_ITEMS = 1024, MAX_DEPTH = 16; // 18
+const FIRST_FRAMES = 128 * 1024; // section 18: what the server takes before its Welcome
 
 // Section 7: the numbers of the messages; of those that a server sends, also the fields.
 export const KIND = {
   Hello: 1, Welcome: 2, Subscribe: 3, Reset: 5, ResetDone: 6, Step: 7, StepDone: 8, Release: 9,
-  Ping: 11, Heartbeat: 13, Error: 14, Bye: 15,
+  Ping: 11, Heartbeat: 13, Error: 14, Bye: 15, Cancel: 16, Progress: 17, EmergencyStop: 18,
+  ReleaseStop: 20, GetStatistics: 22, Observe: 24, Observation: 26, Probe: 27,
 };
+const CHANNEL = [KIND.Subscribe, KIND.Reset, KIND.Step]; // what is asked again, section 13
+const OBSERVATIONS = [KIND.ResetDone, KIND.StepDone, KIND.Observation]; // section 5
+const TIMES = "sequences stamps received sent durations info remote";
 const FIELDS = {
-  2: "session server spec_hash capabilities max_frame_size streams subscribed action metadata",
+  2: "session resumed server spec_hash capabilities max_frame_size streams subscribed action "
+    + "metadata",
   4: "streams",
-  6: "episode tick time sequences stamps info remote",
-  8: "episode step tick time reward terminated truncated end_reason sequences stamps info remote",
-  10: "", 12: "time", 14: "code message retryable", 15: "reason",
+  6: `episode tick time ${TIMES}`,
+  8: `episode step tick time reward terminated truncated end_reason ${TIMES}`,
+  10: "", 12: "time", 14: "code message retryable", 15: "reason", 17: "fraction text", 19: "",
+  21: "was_pressed", 23: "values", 25: "",
+  26: "episode step time sent dropped sequences stamps remote", 28: "padding",
 };
 
 // --------------------------------------------------------------- free-form values, section 6
@@ -98,7 +107,7 @@ export function encodeFrame(kind, id, fields, arrays = [], version = WIRE_VERSIO
 export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const frame = new Uint8Array(buffer, byteOffset, length); // no Buffer, which JSON shows oddly
   demand(Buffer.from(MAGIC).equals(frame.subarray(0, 3)), "this is no robot server");
-  // Section 14: nothing after the version means anything in another version.
+  // Section 19: nothing after the version means anything in another version.
   const versions = `the server speaks version ${frame[3]}, this client ${WIRE_VERSION}`;
   demand(frame[3] === WIRE_VERSION, versions, "protocol.version");
   demand(frame.length >= PREFIX, "a frame without a whole prefix");
@@ -113,7 +122,7 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const names = FIELDS[kind].split(" ").filter(Boolean); // section 3: exactly these
   demand(Object.keys(fields).sort().join() === names.sort().join(), `fields of message ${kind}`);
   // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
-  const agreed = kind === KIND.ResetDone || kind === KIND.StepDone ? observed : [];
+  const agreed = OBSERVATIONS.includes(kind) ? observed : [];
   let end = 0;
   const arrays = [...agreed.map(([, ...what]) => what), ...described].map(([dtype, shape]) => {
     const offset = alignUp(end);
@@ -134,30 +143,45 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
 
 export class RobotClient {
   #socket; #lastId = 0; #waiting = new Map(); #heartbeat; #over; #observed = [];
-  #episode = 0; #step = 0; #tick = 0;
+  #episode = 0; #step = 0; #tick = 0; #url; #who; #resuming; #onObservation;
+
+  /** How often a lost connection was resumed. */
+  resumptions = 0;
 
   /** Connects and greets; `client.welcome` is then what the robot told about itself. */
   static async connect(url, { token = null, owner = "node", role = "control" } = {}) {
     const client = new RobotClient(), name = "interop client.mjs";
-    await client.#open(url);
-    const hello = { role, token, owner, process: randomUUID(), client: name };
-    client.welcome = await client.#request("Hello", hello);
+    client.#url = url;
+    client.#who = { role, token, owner, process: randomUUID(), client: name };
+    await client.#open();
+    client.welcome = await client.#ask("Hello", { ...client.#who, resume: null, asking: 0 });
     client.#observe(client.welcome.subscribed);
     return client;
   }
 
-  /** Chooses the arrays of later observations; possible before the first reset (section 5). */
-  async subscribe(names) {
-    this.#observe((await this.#request("Subscribe", { streams: names })).streams);
+  /**
+   * Chooses the arrays of later observations; possible before the first reset (section 5).
+   * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise".
+   */
+  async subscribe(streams, { maxAges = {}, onStale = "flag" } = {}) {
+    const fields = { streams, max_ages: maxAges, on_stale: onStale };
+    this.#observe((await this.#request("Subscribe", fields)).streams);
   }
 
   /** Begins an episode and takes the lease. Options are free-form, without arrays. */
-  async reset({ seed = null, options = null, take = false } = {}) {
+  async reset({ seed = null, options = null, take = false, maxSteps = null, onProgress } = {}) {
     // Section 12: signs of life from here on, for the lease counts while the reset lasts too.
-    this.#heartbeat ??= setInterval(() => this.#send(KIND.Heartbeat, 0, {}), HEARTBEAT_MS);
-    const done = await this.#request("Reset", { seed, options, take }, [], 120);
+    this.#heartbeat ??= setInterval(() => this.#beat(), HEARTBEAT_MS);
+    const fields = { seed, options, take, max_steps: maxSteps };
+    const done = await this.#request("Reset", fields, [], 120, onProgress);
     [this.#episode, this.#step, this.#tick] = [done.episode, 0, done.tick];
     return done;
+  }
+
+  /** Gives up the reset that is under way; that is what its promise then tells. */
+  cancel() {
+    const reset = [...this.#waiting].find(([, { kind }]) => kind === KIND.Reset);
+    if (reset) this.#send(KIND.Cancel, 0, { request: reset[0] });
   }
 
   /** Executes one action: a typed array, or an array of numbers, for each of `welcome.action`. */
@@ -175,6 +199,26 @@ export class RobotClient {
     return (await this.#request("Ping", {})).time;
   }
 
+  async statistics() {
+    return (await this.#request("GetStatistics", {})).values;
+  }
+
+  /** Section 14: whoever gets no answer must not take the robot for stopped. */
+  async emergencyStop(reason = "") {
+    await this.#request("EmergencyStop", { reason }, [], 2);
+  }
+
+  /** Returns whether it had been pressed. */
+  async releaseStop() {
+    return (await this.#request("ReleaseStop", {})).was_pressed;
+  }
+
+  /** Section 15: from now on `onObservation` is called with the newest, at most `hz` a second. */
+  async observe(hz, onObservation) {
+    this.#onObservation = onObservation;
+    await this.#request("Observe", { hz });
+  }
+
   async release() {
     clearInterval(this.#heartbeat);
     this.#heartbeat = undefined;
@@ -183,18 +227,24 @@ export class RobotClient {
 
   /** Says bye, closes with 1000 (section 1), and returns the code with which it was closed. */
   async close(reason = "done") {
-    if (!this.#over) this.#send(KIND.Bye, 0, { reason });
+    if (!this.#over && !this.#resuming) this.#send(KIND.Bye, 0, { reason });
     this.#finish(new RobotError("transport.lost", "this client closed the connection"));
     return this.closed;
   }
 
-  async #open(url) { // section 1: no Origin, no compression
+  /** For tests: ends the connection as a cut cable does, without a word. */
+  cut() {
+    this.#socket.terminate();
+  }
+
+  async #open() { // section 1: no Origin, no compression
     const options = { perMessageDeflate: false, maxPayload: MAX_FRAME, handshakeTimeout: 5000 };
-    const socket = this.#socket = new WebSocket(url, SUBPROTOCOL, options);
-    const lost = (code, message) => this.#finish(new RobotError(code, message, true));
+    const socket = this.#socket = new WebSocket(this.#url, SUBPROTOCOL, options);
     this.closed = new Promise((resolve) => socket.once("close", resolve));
-    this.closed.then((code) => lost("transport.lost", `the connection closed with ${code}`));
-    socket.on("message", (bytes, binary) => this.#receive(bytes, binary));
+    this.closed.then((code) => this.#lose(socket, code));
+    socket.on("message", (bytes, binary) => {
+      if (socket === this.#socket) this.#receive(bytes, binary);
+    });
     await new Promise((resolve, reject) => {
       const fail = ({ message }) => reject(new RobotError("transport.connect", message, true));
       socket.once("open", resolve).on("error", fail); // later errors are followed by "close"
@@ -209,17 +259,27 @@ export class RobotClient {
     demand(frame.length <= limit, `a frame of more than ${limit} bytes`, "protocol.local");
     this.#socket.send(frame);
     this.#heartbeat?.refresh(); // every frame is a sign of life
+    return frame;
   }
 
-  #request(name, fields, arrays = [], seconds = 10) {
+  #beat() {
+    if (!this.#resuming) this.#send(KIND.Heartbeat, 0, {});
+  }
+
+  async #request(...what) {
+    await this.#resuming; // if the connection was lost
+    return this.#ask(...what);
+  }
+
+  #ask(name, fields, arrays = [], seconds = 10, progress = undefined) {
     return new Promise((resolve, reject) => {
       const id = this.#lastId + 1, kind = KIND[name]; // section 8: counting from 1
-      this.#send(kind, id, fields, arrays);
+      const frame = this.#send(kind, id, fields, arrays);
       this.#lastId = id;
-      // Section 16, point 12: who does not know what the robot did closes the connection.
+      // Section 21, point 12: who does not know what the robot did closes the connection.
       const late = new RobotError("transport.deadline", `no answer to ${name}`, true);
       const timer = setTimeout(() => this.#finish(late), seconds * 1000);
-      this.#waiting.set(id, { kind, resolve, reject, timer });
+      this.#waiting.set(id, { kind, frame, resolve, reject, timer, progress });
     });
   }
 
@@ -232,12 +292,13 @@ export class RobotClient {
       const error = kind === KIND.Error && new RobotError(code, message, retryable);
       if (error && id === 0) return void this.#finish(error, false); // the server closes
       demand(kind !== KIND.Bye, `the server closed: ${reason}`, "transport.lost");
+      if (kind === KIND.Observation) return void this.#onObservation?.(fields);
       demand(id >= 1 && id <= this.#lastId, `an answer to ${id}, which was never asked`);
       const request = this.#waiting.get(id);
       if (!request) return; // section 8: it has its answer already
+      if (kind === KIND.Progress) return void request.progress?.(fields);
       demand(error || kind === request.kind + 1, `message ${kind} answers ${request.kind}`);
-      clearTimeout(request.timer);
-      this.#waiting.delete(id);
+      this.#forget(id);
       if (error) request.reject(error);
       else request.resolve(fields);
     } catch (error) { // section 9: a client that must refuse closes
@@ -248,6 +309,42 @@ export class RobotClient {
   #observe(names) {
     const streams = new Map(this.welcome.streams.map((stream) => [stream[0], stream]));
     this.#observed = names.map((name) => streams.get(name));
+  }
+
+  #forget(id) {
+    clearTimeout(this.#waiting.get(id).timer);
+    this.#waiting.delete(id);
+  }
+
+  /** Section 13: what was asked out of band has no answer any more; the rest is resumed. */
+  #lose(socket, code) {
+    if (this.#over || socket !== this.#socket) return;
+    const error = new RobotError("transport.lost", `the connection closed with ${code}`, true);
+    for (const [id, { kind, reject }] of this.#waiting) {
+      if (!CHANNEL.includes(kind)) this.#forget(id), reject(error);
+    }
+    if (!this.#heartbeat) return void this.#finish(error); // without the lease there is nothing
+    this.#resuming ??= this.#resume(error).finally(() => { this.#resuming = undefined; });
+  }
+
+  async #resume(why) {
+    for (const until = Date.now() + RESUME_MS; !this.#over && Date.now() < until;) {
+      const [asking, request] = [...this.#waiting][0] ?? [0];
+      const hello = { ...this.#who, resume: this.welcome.session, asking };
+      try {
+        await this.#open();
+        const welcome = await this.#ask("Hello", hello, [], GREET_SECONDS);
+        if (!welcome.resumed) break;
+        this.welcome.session = welcome.session;
+        if (request) this.#socket.send(request.frame); // byte for byte, under the same id
+        this.resumptions += 1;
+        return;
+      } catch (error) {
+        if (!error.code?.startsWith("transport.")) return void this.#finish(error);
+      }
+      await new Promise((done) => setTimeout(done, RETRY_MS));
+    }
+    this.#finish(why);
   }
 
   #finish(error, close = true) {

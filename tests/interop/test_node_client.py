@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +13,12 @@ import pytest
 import sample_robots
 from gymnasium import spaces
 
+import tests.golden
+from remote_env.protocol import EmergencyStop, Layouts, Observe, Role, decode
+from remote_env.protocol.codec import SERVER_LIMITS
 from remote_env_server import ProprioConfig, Robot
 from remote_env_server.robots import make_robot
+from tests.golden.expected import GOLDEN
 
 HERE = pathlib.Path(__file__).parent
 NODE = shutil.which("node")
@@ -61,6 +66,23 @@ class Echo(Robot):
         self.update_proprio("switches", np.asarray(action["switches"], np.int8))
         self.update_proprio("halves", np.asarray(action["halves"], np.float16))
         self.update_proprio("count", np.asarray([action["count"]], np.int64))
+
+
+class Homing(sample_robots.Counter):
+    """Is never home, but tells how far it is."""
+
+    def reset(self, *, seed=None, options=None):
+        while True:
+            self.progress(0.25, "homing")
+            time.sleep(0.01)
+
+
+class Slow(sample_robots.Counter):
+    """Takes its time for each action."""
+
+    def apply_action(self, action):
+        super().apply_action(action)
+        time.sleep(0.3)
 
 
 @pytest.fixture
@@ -306,7 +328,7 @@ def test_another_wire_version_is_told_to_the_client(serve, drive, script):
         """
         const hello = { role: "control", token: null, owner: "", process: "p", client: "c" };
         const socket = new WebSocket(url, "remote-robot-env", { perMessageDeflate: false });
-        socket.on("open", () => socket.send(encodeFrame(KIND.Hello, 1, hello, [], 2)));
+        socket.on("open", () => socket.send(encodeFrame(KIND.Hello, 1, hello, [], 1)));
         let answer;
         socket.on("message", (bytes) => { answer = decodeFrame(bytes); });
         socket.on("close", (closed) => show({ closed, ...answer }));
@@ -325,11 +347,11 @@ def test_node_tells_a_server_of_another_wire_version(script):
     shown = script(
         "unused",
         """
-        const frame = encodeFrame(KIND.Bye, 0, { reason: "" }, [], 2);
+        const frame = encodeFrame(KIND.Bye, 0, { reason: "" }, [], 1);
         try { decodeFrame(frame); } catch (error) { show([error.code, error.message]); }
         """,
     )
-    assert shown == [["protocol.version", "the server speaks version 2, this client 1"]]
+    assert shown == [["protocol.version", "the server speaks version 1, this client 2"]]
 
 
 def test_what_json_cannot_say_comes_over_in_both_directions(serve, script):
@@ -379,3 +401,160 @@ def test_heartbeats_keep_the_lease_of_a_node_client_that_thinks(serve, script):
         """,
     )
     assert shown == ["robot.lease.taken", 1, "no error", "robot.lease.lost"]
+
+
+def test_node_reads_the_golden_frames_of_a_server(script):
+    names = [name for name, message in GOLDEN.items() if message.SENDER is not Role.CLIENT]
+    shown = script(
+        str(pathlib.Path(tests.golden.__file__).parent),
+        """
+        import { readFileSync } from "node:fs";
+        const read = (name, observed) => decodeFrame(readFileSync(`${url}/${name}.bin`), observed);
+        const { fields: { streams, subscribed } } = read("02-welcome");
+        const observed = subscribed.map((name) => streams.find(([other]) => name === other));
+        for (const name of """
+        + json.dumps(names)
+        + """) {
+          const { kind, id, fields } = read(name, observed);
+          show([kind, id, Object.keys(fields).sort()]);
+        }
+        show(read("26-observation", observed).fields);
+        """,
+    )
+    *frames, seen = shown
+    assert [(kind, i) for kind, i, _ in frames] == [(GOLDEN[n].KIND, GOLDEN[n].id) for n in names]
+    assert seen["dropped"] == 3
+    assert seen["sequences"] == [1501, 1502, 0]
+    assert dict(seen["observation"])["joint_pos"] == ["Float32Array", 0.5, -0.25, 1]
+
+
+def test_the_server_reads_what_node_writes(script):
+    frames = script(
+        "unused",
+        """
+        const hex = (...what) => show(Buffer.from(encodeFrame(...what)).toString("hex"));
+        hex(KIND.Observe, 2, { hz: 30 });
+        hex(KIND.Observe, 2, { hz: 12.5 });
+        hex(KIND.EmergencyStop, 9, { reason: "a hand in the cell" });
+        """,
+    )
+    messages = [decode(bytes.fromhex(f), Layouts(), limits=SERVER_LIMITS) for f in frames]
+    assert messages == [
+        Observe(id=2, hz=30),
+        Observe(id=2, hz=12.5),
+        EmergencyStop(id=9, reason="a hand in the cell"),
+    ]
+
+
+def test_node_stops_the_robot_and_releases_it(serve, script):
+    shown = script(
+        serve(sample_robots.Counter()).url,
+        """
+        const robot = await RobotClient.connect(url, { owner: "ada" });
+        await robot.reset();
+        const watcher = await RobotClient.connect(url, { role: "observe", owner: "zoe" });
+        await watcher.emergencyStop("a hand in the cell");
+        const { terminated, truncated, end_reason: why } = await robot.step([[0, 0]]);
+        show([terminated, truncated, why]);
+        show((await robot.statistics()).emergency_stop);
+        show([await code(robot.reset()), await code(watcher.releaseStop())]);
+        show([await robot.releaseStop(), await robot.releaseStop()]);
+        show(await code(robot.reset()));
+        await Promise.all([robot.close(), watcher.close()]);
+        """,
+    )
+    assert shown == [
+        [False, True, "emergency_stop"],
+        {"by": "zoe", "reason": "a hand in the cell", "obeyed": True},
+        ["robot.emergency_stop", "robot.access.role"],
+        [True, False],
+        "no error",
+    ]
+
+
+def test_node_is_told_of_the_progress_of_a_reset_and_gives_it_up(serve, script):
+    shown = script(
+        serve(Homing()).url,
+        """
+        const robot = await RobotClient.connect(url);
+        const onProgress = ({ fraction, text }) => {
+          show([fraction, text]);
+          robot.cancel();
+        };
+        show(await code(robot.reset({ onProgress })));
+        await robot.close();
+        """,
+    )
+    assert shown[0] == [0.25, "homing"]
+    assert shown[-1] == "robot.cancelled"
+
+
+def test_the_learners_own_limit_of_steps_ends_the_episode(serve, script):
+    shown = script(
+        serve(sample_robots.Counter()).url,
+        """
+        const robot = await RobotClient.connect(url);
+        await robot.reset({ maxSteps: 2 });
+        show((await robot.step([[0, 0]])).truncated);
+        show((await robot.step([[0, 0]])).end_reason);
+        await robot.close();
+        """,
+    )
+    assert shown == [False, "time_limit"]
+
+
+def test_node_observes_what_another_client_does(serve, script):
+    (seen,) = script(
+        serve(sample_robots.Counter()).url,
+        """
+        const [robot, watcher] = [
+          await RobotClient.connect(url), await RobotClient.connect(url, { role: "observe" })];
+        await robot.reset({ seed: 1 });
+        const third = new Promise((done) => watcher.observe(1000, (seen) => {
+          if (seen.step === 3) done(seen);
+        }));
+        for (let step = 1; step <= 3; step += 1) await robot.step([[0.5, 0.5]]);
+        const { episode, step, observation } = await third;
+        const { observation: last } = await robot.step([[0, 0]]);
+        show([episode, step, JSON.stringify([...observation]) === JSON.stringify([...last])]);
+        await Promise.all([robot.close(), watcher.close()]);
+        """,
+    )
+    assert seen == [1, 3, True]
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_step_over_a_cut_connection_is_executed_once(serve, script, moment):
+    robot = Slow()
+    shown = script(
+        serve(robot).url,
+        f"""
+        const robot = await RobotClient.connect(url);
+        await robot.reset();
+        if ("{moment}" === "before") robot.cut();
+        const done = robot.step([[0.5, -0.5]]);
+        await sleep(0.1);
+        if ("{moment}" === "during") robot.cut();
+        show((await done).step);
+        show((await robot.step([[0.25, 0]])).step);
+        show(robot.resumptions);
+        show(await robot.close());
+        """,
+    )
+    assert shown == [1, 2, 1, 1000]
+    assert [list(action) for action in robot.actions] == [[0.5, -0.5], [0.25, 0]]
+
+
+def test_a_session_that_the_server_does_not_know_is_not_resumed(serve, script):
+    shown = script(
+        serve(sample_robots.Counter()).url,
+        """
+        const robot = await RobotClient.connect(url);
+        await robot.reset();
+        robot.welcome.session = "guessed";
+        robot.cut();
+        show(await code(robot.step([[0, 0]])));
+        show(robot.resumptions);
+        """,
+    )
+    assert shown == ["transport.lost", 0]

@@ -5,7 +5,7 @@ import struct
 import msgpack
 
 from remote_env.protocol import Layouts, Message, Reset, decode, encode
-from remote_env.protocol.codec import CLIENT_LIMITS
+from remote_env.protocol.codec import CLIENT_LIMITS, WIRE_VERSION
 from tests.golden.expected import LAYOUTS
 
 __all__ = ["RESET_HEADER", "VALID", "frame_of", "packed_frame", "read", "reset_frame"]
@@ -18,7 +18,7 @@ def packed_frame(
     *,
     message_id: int = 1,
     magic: bytes = b"RRE",
-    version: int = 1,
+    version: int = WIRE_VERSION,
     reserved: int = 0,
     reserved_too: int = 0,
 ) -> bytearray:
@@ -54,10 +54,11 @@ def read(frame: bytes | bytearray, layouts: Layouts = LAYOUTS) -> Message:
 
 
 # Headers in which one thing can be changed: a whole Reset, and one value of each wire type.
-RESET_HEADER = {"seed": None, "options": None, "take": False}
+RESET_HEADER = {"seed": None, "options": None, "take": False, "max_steps": None}
 VALID = {
     "uint": 1,
     "float": 1.0,
+    "number": 1,
     "bool": True,
     "text": "",
     "text or nil": None,
@@ -68,6 +69,8 @@ VALID = {
     "list of [name, dtype, shape]": [],
     '"control" or "observe"': "observe",
     "end reason or nil": None,
+    "on-stale policy": "raise",
+    "bytes": b"abc",
     "value": 0,
     "map": {},
     "map with text keys": {},

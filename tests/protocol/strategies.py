@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from remote_env.protocol import MESSAGES, ArraySpec, EndReason, Message, Step
+from remote_env.protocol import MESSAGES, ArraySpec, EndReason, Message, OnStale, Step
 from remote_env.protocol.arrays import DTYPES
 from remote_env.protocol.messages import arrays_field, wire_fields
 from tests.golden.expected import LAYOUTS
@@ -58,8 +58,10 @@ def _tuples(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 _BY_WIRE_TYPE = {
     "uint": uints,
     "float": st.floats(),
+    "number": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**64 - 1),
     "bool": st.booleans(),
     "text": texts,
+    "bytes": st.binary(max_size=20),
     "text or nil": st.none() | texts,
     "uint or nil": st.none() | uints,
     "list of text": _tuples(texts),
@@ -68,6 +70,7 @@ _BY_WIRE_TYPE = {
     "list of [name, dtype, shape]": _tuples(array_specs),
     '"control" or "observe"': st.sampled_from(["control", "observe"]),
     "end reason or nil": st.none() | st.sampled_from(EndReason),
+    "on-stale policy": st.sampled_from(OnStale),
     "value": values,
     "map": maps,
     "map with text keys": named,

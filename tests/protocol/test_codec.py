@@ -16,16 +16,15 @@ from remote_env.protocol import (
     Bye,
     Error,
     Heartbeat,
-    Hello,
     Layout,
     Layouts,
     Limits,
+    Observe,
     Ping,
     Pong,
     Reset,
     ResetDone,
     Step,
-    Subscribe,
     Subscribed,
     Welcome,
     decode,
@@ -40,6 +39,8 @@ from tests.protocol.strategies import messages, messages_of, numpy_scalars
 
 HELLO = GOLDEN["01-hello"]
 STEP = GOLDEN["07-step"]
+SUBSCRIBE = GOLDEN["03-subscribe"]
+RESET_MESSAGE = GOLDEN["05-reset"]
 STEP_HEADER = {"episode": 7, "step": 1, "tick": 1000, "dtypes": []}
 PING, RESET, STEP_KIND = Ping.KIND, Reset.KIND, Step.KIND
 # Relative to the profile (see tests/conftest.py).
@@ -81,7 +82,7 @@ def test_the_first_24_bytes_are_as_documented():
     frame = frame_of(Pong(id=0x1122334455667788, time=0.0))
 
     assert frame[:24].hex(" ") == (
-        "52 52 45 01 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+        "52 52 45 02 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
     )
 
 
@@ -155,6 +156,9 @@ def large_reset_done(**fields):
         time=0.0,
         sequences=(),
         stamps=(),
+        received=0.0,
+        sent=0.0,
+        durations=(),
         info={},
         remote={},
         observation=fields.get("observation", observation),
@@ -196,7 +200,7 @@ def test_an_array_that_is_not_contiguous_arrives_whole():
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2**31)], ids=repr)
 def test_arrays_without_any_bytes_make_a_frame_without_payload(shape):
-    message = Reset(id=1, seed=None, options={"none": np.zeros(shape, np.float32)}, take=False)
+    message = dataclasses.replace(RESET_MESSAGE, options={"none": np.zeros(shape, np.float32)})
 
     frame = frame_of(message)
 
@@ -334,13 +338,13 @@ def test_free_arrays_that_are_malformed_or_do_not_fit_are_refused(arrays):
 
 
 def test_another_version_is_named_together_with_ours():
-    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 1;"):
+    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 2;"):
         read(packed_frame(PING, {}, version=7))
 
 
 def test_the_version_is_told_whatever_follows_it():
     with pytest.raises(VersionMismatchError):
-        read(b"RRE\x02" + bytes(range(20)))
+        read(b"RRE\x01" + bytes(range(20)))
 
 
 @pytest.mark.parametrize("magic", [b"GET", b"RRF", b"\0\0\0", b"rre"])
@@ -509,6 +513,7 @@ def test_the_order_of_the_fields_does_not_matter():
 WRONG = {
     "uint": [-1, True, 1.0, "1", None, b"\x01", [1], {}],
     "float": [1, True, "1.0", None, [1.0]],
+    "number": [True, "1", None, [1], {}, math.inf, -math.inf, math.nan],
     "bool": [0, 1, None, "true", 1.0],
     "text": [None, b"a", 1, ["a"], {"a": "b"}, "x" * 4097],
     "text or nil": [False, b"a", 0, [], "x" * 4097],
@@ -519,6 +524,8 @@ WRONG = {
     "list of [name, dtype, shape]": [None, {}, ["a"], [["a", "O", [1]]], [["a", "<f4", [-1]]]],
     '"control" or "observe"': ["admin", "", None, 1, ["control"], b"control"],
     "end reason or nil": ["done", "", 1, True, ["task"], b"task"],
+    "bytes": [None, "text", 1, [], True],
+    "on-stale policy": ["ignore", "", None, 1, True, ["flag"], b"flag"],
     "value": [{"$a": 0}],
     "map": [None, [], 1, "a", {"$t": []}, {"$n": ["<f4", bytes(4)]}],
     "map with text keys": [
@@ -585,18 +592,29 @@ def test_a_field_nested_too_deeply_to_be_shown_is_refused_like_the_rest(
         Bye(reason="x" * 4097),
         Bye(reason=b"bytes"),
         Bye(reason="\udcff"),
-        Hello(id=1, role="admin", token=None, owner="", process="", client=""),
-        Subscribe(id=1, streams="text"),
-        Subscribe(id=1, streams=(1,)),
-        Subscribe(id=1, streams=("a",) * 1025),
-        Reset(id=1, seed=-1, options=None, take=False),
-        Reset(id=1, seed=2**64, options=None, take=False),
-        Reset(id=1, seed=np.int64(1), options=None, take=False),
-        Reset(id=1, seed=True, options=None, take=False),
-        Reset(id=1, seed=None, options=[1], take=False),
-        Reset(id=1, seed=None, options={1: 2}, take=False),
-        Reset(id=1, seed=None, options={"a": object()}, take=False),
-        Reset(id=1, seed=None, options={}, take=np.bool_(True)),
+        dataclasses.replace(HELLO, role="admin"),
+        dataclasses.replace(HELLO, asking=-1),
+        dataclasses.replace(HELLO, asking=None),
+        dataclasses.replace(SUBSCRIBE, streams="text"),
+        dataclasses.replace(SUBSCRIBE, streams=(1,)),
+        dataclasses.replace(SUBSCRIBE, streams=("a",) * 1025),
+        dataclasses.replace(SUBSCRIBE, max_ages={1: 0.5}),
+        dataclasses.replace(SUBSCRIBE, max_ages=None),
+        dataclasses.replace(SUBSCRIBE, on_stale="ignore"),
+        dataclasses.replace(RESET_MESSAGE, seed=-1),
+        dataclasses.replace(RESET_MESSAGE, seed=2**64),
+        dataclasses.replace(RESET_MESSAGE, seed=np.int64(1)),
+        dataclasses.replace(RESET_MESSAGE, seed=True),
+        dataclasses.replace(RESET_MESSAGE, options=[1]),
+        dataclasses.replace(RESET_MESSAGE, options={1: 2}),
+        dataclasses.replace(RESET_MESSAGE, options={"a": object()}),
+        dataclasses.replace(RESET_MESSAGE, take=np.bool_(True)),
+        dataclasses.replace(RESET_MESSAGE, max_steps=-1),
+        Observe(id=1, hz=math.inf),
+        Observe(id=1, hz=math.nan),
+        Observe(id=1, hz=True),
+        Observe(id=1, hz=10**400),
+        Observe(id=1, hz=None),
         Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4",), action=STEP.action),
         Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4", "O"), action=STEP.action),
         Step(id=1, episode=1, step=1, tick=0, dtypes=("<f4", ">i8"), action=STEP.action),
@@ -615,6 +633,7 @@ def test_too_many_streams_are_not_sent():
     welcome = Welcome(
         id=1,
         session="",
+        resumed=False,
         server="",
         spec_hash="",
         capabilities=(),
@@ -657,10 +676,18 @@ def test_floats_that_are_no_numbers_survive():
 
 def test_a_numpy_float_is_a_float():
     assert read(frame_of(Pong(id=1, time=np.float64(0.5)))).time == 0.5
+    assert read(frame_of(Observe(id=1, hz=np.float64(0.5)))).hz == 0.5
 
 
-def test_a_secret_is_not_shown():
-    assert "correct horse" not in repr(HELLO)
+@pytest.mark.parametrize("packed", [b"\x1e", b"\xca\x41\xf0\0\0", b"\xcf" + bytes(7) + b"\x1e"])
+def test_a_number_may_be_written_as_an_int_or_as_a_float(packed):
+    assert read(packed_frame(Observe.KIND, b"\x81\xa2hz" + packed)) == Observe(id=1, hz=30)
+
+
+@pytest.mark.parametrize("name", ["01-hello", "01-hello-resume", "02-welcome"])
+def test_a_secret_is_not_shown(name):
+    assert "correct horse" not in repr(GOLDEN[name])
+    assert "golden-session" not in repr(GOLDEN[name])
 
 
 def test_a_heartbeat_fits_into_one_packet():

@@ -25,7 +25,6 @@ from tests.protocol.strategies import messages
 HELLO = GOLDEN["01-hello"]
 STEP = GOLDEN["07-step"]
 STEP_HEADER = {"episode": 7, "step": 1, "tick": 1000, "dtypes": []}
-RESET_HEADER = {"seed": None, "options": None, "take": False}
 PING, RESET, STEP_KIND = Ping.KIND, Reset.KIND, Step.KIND
 # Relative to the profile (see tests/conftest.py).
 FEW = settings(max_examples=settings().max_examples // 3)

@@ -39,6 +39,7 @@ def test_the_golden_welcome_describes_its_robot():
 
     assert spec.action_space == SPEC.action_space
     assert spec.observation_space == SPEC.observation_space
+    assert spec.streams == SPEC.streams
     assert spec.hash() == SPEC.hash()
 
 

@@ -1,7 +1,8 @@
 """Whatever is said by whomever, repeated, lost or damaged: both ends agree.
 
 Two real ends, joined by queues of frames. The rule that matters most needs no model: what
-one end lets out, the other end takes in.
+one end lets out, the other end takes in. When the transport is lost, what was on its way is
+lost with it; two new ends go on, and the request without an answer is asked again.
 """
 
 import collections
@@ -17,15 +18,22 @@ from remote_env.protocol import (
     OUT_OF_BAND,
     REPLIES,
     Bye,
+    Cancel,
     Connection,
+    EmergencyStop,
     Error,
+    GetStatistics,
     Heartbeat,
     Hello,
     Message,
+    Observation,
+    Observe,
     Ping,
     Pong,
+    Probe,
+    Progress,
     Release,
-    Released,
+    ReleaseStop,
     Repeated,
     Reset,
     ResetDone,
@@ -42,13 +50,26 @@ from tests.protocol.sayings import word
 
 ENDS = st.sampled_from(["client", "server"])
 OTHER = {"client": "server", "server": "client"}
-CHANNEL_ANSWERS = {Welcome, Subscribed, ResetDone, StepDone}
 # What keeps a conversation going is likelier than what ends it.
-USUAL = st.sampled_from([Reset, ResetDone, Step, StepDone, Subscribe, Subscribed, Ping, Pong])
+USUAL = st.sampled_from(
+    [Reset, Progress, ResetDone, Step, StepDone, Subscribe, Subscribed, Ping, Pong]
+)
 ANY = st.sampled_from(list(MESSAGES.values()))
-REQUESTS = st.sampled_from([Subscribe, Reset, Reset, Step, Step, Step, Ping, Release])
+REQUESTS = st.sampled_from(
+    [Subscribe, Reset, Reset, Step, Step, Step, Ping, Release, EmergencyStop, GetStatistics]
+)
+UNASKED = (Heartbeat, Bye, Cancel, Observation)
 TURNS = st.tuples(REQUESTS, st.sampled_from([False, False, False, True]))
 CHOICES = st.sampled_from([("a", "b"), ("c",), (), ("b", "c", "a"), ("nope",), ("a", "a")])
+
+
+LANES = st.sampled_from(["hello", "channel", "out of band"])
+
+
+def lane_of(request_class):
+    if request_class is Hello:
+        return "hello"
+    return "out of band" if request_class in OUT_OF_BAND else "channel"
 
 
 def snapshot(connection):
@@ -70,6 +91,10 @@ class Conversation(RuleBasedStateMachine):
         self.delivered: collections.Counter[int] = collections.Counter()
         self.forgotten: set[int] = set()
         self.chosen: dict[int, tuple[str, ...]] = {}
+        # Asked over a transport that was lost: what need not come, and what nobody waits for.
+        self.lost: set[int] = set()
+        self.given_up: set[int] = set()
+        self.said_bye = False
         if is_greeted:
             self.converse([(Hello, False)], ("a", "b"))
             self.hear_everything()
@@ -87,12 +112,14 @@ class Conversation(RuleBasedStateMachine):
     def is_quiet(self):
         return not any(self.queues.values())
 
-    def latest(self, *, is_channel):
-        """Return the newest request on the episode channel, or the newest out of band."""
-        of_kind = [
-            i for i, (cls, _) in self.asked.items() if (cls not in OUT_OF_BAND) is is_channel
+    def latest(self, lane):
+        """Return the newest request of a lane that may be asked again."""
+        of_lane = [
+            i
+            for i, (cls, _) in self.asked.items()
+            if lane_of(cls) == lane and i not in self.given_up
         ]
-        return max(of_kind, default=0)
+        return max(of_lane, default=0)
 
     def fitting_id(self, cls):
         """Return the id with which a message would be right, if any is."""
@@ -101,7 +128,8 @@ class Conversation(RuleBasedStateMachine):
         waiting = [i for i in self.asked if self.server.is_waiting_for(i)]
         if cls is Error:
             return waiting[0] if waiting else 0
-        fits = [i for i in waiting if REPLIES[self.asked[i][0]] is cls]
+        request = {Progress: ResetDone}.get(cls, cls)
+        fits = [i for i in waiting if REPLIES[self.asked[i][0]] is request]
         return fits[0] if fits else 0
 
     def say(self, end, message):
@@ -123,8 +151,12 @@ class Conversation(RuleBasedStateMachine):
         if cls in REPLIES:
             assert message.id not in self.asked
             self.asked[message.id] = (cls, frame)
-        elif cls in (Heartbeat, Bye) or (cls is Error and message.id == 0):
+        elif cls in UNASKED or (cls is Error and message.id == 0):
             assert message.id == 0
+            self.said_bye |= cls is Bye
+        elif cls is Progress:
+            assert self.asked[message.id][0] is Reset
+            assert message.id not in self.answers
         else:
             assert cls in (Error, REPLIES[self.asked[message.id][0]])
             assert self.delivered[message.id] == 1
@@ -157,7 +189,7 @@ class Conversation(RuleBasedStateMachine):
     def answer_everything(self, *, fails):
         for request_id in [i for i in self.asked if self.server.is_waiting_for(i)]:
             cls = Error if fails else REPLIES[self.asked[request_id][0]]
-            streams = self.chosen[request_id]
+            streams = self.chosen.get(request_id, ("a", "b"))
             self.say("server", word(cls, request_id, self.server.layouts, streams))
 
     @rule(end=ENDS)
@@ -176,17 +208,17 @@ class Conversation(RuleBasedStateMachine):
         elif message is not None and message.id:
             assert message.id not in self.forgotten
 
-    @rule(is_channel=st.booleans())
-    def ask_again(self, is_channel):
+    @rule(lane=LANES)
+    def ask_again(self, lane):
         """Send the newest request once more, as one does who lost the answer."""
-        request_id = self.latest(is_channel=is_channel)
+        request_id = self.latest(lane)
         if request_id and self.server.state is not State.CLOSED:
             self.queues["server"].append(self.asked[request_id][1])
 
-    @rule(is_channel=st.booleans())
-    def lose_an_answer(self, is_channel):
+    @rule(lane=LANES)
+    def lose_an_answer(self, lane):
         """Lose the answer to the newest request; the client asks again."""
-        request_id = self.latest(is_channel=is_channel)
+        request_id = self.latest(lane)
         answer = self.answers.get(request_id)
         # A server that has closed cannot repeat itself; its transport tells the client.
         can_repeat = self.server.state is not State.CLOSED and answer in self.queues["client"]
@@ -232,6 +264,79 @@ class Conversation(RuleBasedStateMachine):
     def give_up(self, end, cls):
         """Let an end end it."""
         self.say(end, word(cls, 0, self.ends[end].layouts))
+
+    @precondition(lambda self: self.client.layouts.action and not self.said_bye)
+    @rule(
+        is_resumed=st.sampled_from([True, True, True, False]),
+        also_lost=st.lists(st.sampled_from(["hello", "welcome"]), max_size=2),
+        presses_stop=st.booleans(),
+        closes=st.booleans(),
+    )
+    def lose_the_transport(self, is_resumed, also_lost, presses_stop, closes):
+        """Lose all that is on its way; go on with new ends, or begin anew.
+
+        Args:
+            is_resumed: Whether the server still knows the session.
+            also_lost: Handshakes that are lost as well, by what was lost of them.
+            presses_stop: Whether the client presses the emergency stop before the Welcome.
+            closes: Whether the client noted that the transport is gone.
+        """
+        if closes:
+            self.client.close()
+        self.lose_what_is_on_its_way()
+        for fate in [*also_lost, "arrives"]:
+            self.greet_again(is_resumed, fate, presses_stop=presses_stop)
+        self.check_resumed(is_resumed)
+
+    def lose_what_is_on_its_way(self):
+        for queue in self.queues.values():
+            queue.clear()
+        for i, (cls, _) in self.asked.items():
+            if cls is Observe or lane_of(cls) != "channel":
+                self.given_up.add(i)
+                if not self.delivered[i]:
+                    self.lost.add(i)
+
+    def greet_again(self, is_resumed, fate, *, presses_stop):
+        """Let two new ends greet each other; what is lost of that, the next two make good."""
+        before, client = self.server, Connection(Role.CLIENT, now=0.0)
+        asking = self.client.unanswered
+        self.waited_for = asking
+        client.adopt(self.client, asking=asking)
+        self.ends["client"] = client
+        hello_id = client.next_id()
+        self.say("client", word(Hello, hello_id, client.layouts, asking=asking))
+        if presses_stop:
+            self.say("client", word(EmergencyStop, client.next_id(), client.layouts))
+        if fate == "hello":
+            self.lose_what_is_on_its_way()
+            return
+        self.ends["server"] = Connection(Role.SERVER, now=0.0)
+        self.hear("server")
+        if is_resumed:
+            self.server.adopt(before, asking=asking)
+        self.say("server", word(Welcome, hello_id, self.server.layouts, resumed=is_resumed))
+        if fate == "welcome":
+            if presses_stop:
+                self.hear("server")
+            self.lose_what_is_on_its_way()
+            return
+        self.hear("client")
+
+    def check_resumed(self, is_resumed):
+        """What had no answer is asked again; where nobody knows of it, it is forgotten."""
+        if not is_resumed:
+            assert self.client.state is self.server.state is State.READY
+            known = [i for i in self.asked if self.client.is_waiting_for(i)]
+            newest = max(i for i, (cls, _) in self.asked.items() if cls is Hello)
+            assert all(i > newest for i in known)
+            self.given_up |= {i for i in self.asked if i < newest}
+            self.lost |= {i for i in self.asked if i < newest and not self.delivered[i]}
+        elif self.waited_for:
+            assert self.client.unanswered == self.waited_for
+            self.queues["server"].append(self.asked[self.waited_for][1])
+        else:
+            assert self.client.state is self.server.state
 
     @precondition(lambda self: self.client.state is self.server.state is State.CLOSED)
     @rule()
@@ -280,8 +385,8 @@ class Conversation(RuleBasedStateMachine):
             assert self.client.layouts == self.server.layouts
             waiting = {i for i in self.asked if self.server.is_waiting_for(i)}
             client_waits = {i for i in self.asked if self.client.is_waiting_for(i)}
-            assert client_waits == waiting - self.forgotten
-            assert set(self.delivered) == set(self.asked)
+            assert client_waits == waiting - self.forgotten - self.given_up
+            assert set(self.delivered) == set(self.asked) - self.lost
 
     def teardown(self):
         if not hasattr(self, "ends"):
@@ -295,8 +400,9 @@ TestConversation = Conversation.TestCase
 TestConversation.__test__ = True
 
 
-def test_release_and_ping_are_the_only_requests_out_of_band():
-    """The machine knows two lanes; a third would need a thought."""
-    assert {cls for cls in REPLIES if cls in OUT_OF_BAND} == {Ping, Release}
-    assert {REPLIES[cls] for cls in (Ping, Release)} == {Pong, Released}
-    assert set(REPLIES.values()) - CHANNEL_ANSWERS == {Pong, Released}
+def test_these_are_the_requests_out_of_band():
+    """The machine knows three lanes; a fourth would need a thought."""
+    out_of_band = {cls for cls in REPLIES if cls in OUT_OF_BAND}
+
+    assert out_of_band == {Ping, Release, EmergencyStop, ReleaseStop, GetStatistics, Probe}
+    assert {lane_of(cls) for cls in set(REPLIES) - out_of_band} == {"hello", "channel"}

@@ -8,10 +8,20 @@ from remote_env.protocol import (
     OUT_OF_BAND,
     REPLIES,
     TRANSITIONS,
+    Bye,
+    Cancel,
+    EmergencyStop,
     Error,
+    GetStatistics,
+    Heartbeat,
     Hello,
+    Observation,
+    Observe,
+    Observing,
     Ping,
+    Probe,
     Release,
+    ReleaseStop,
     Reset,
     ResetDone,
     Role,
@@ -24,24 +34,41 @@ from remote_env.testing import ConnectionPair
 from tests.protocol.frames import frame_of
 from tests.protocol.sayings import welcome, word
 
-ALWAYS = {"Heartbeat", "Ping", "Release", "Bye"}
-# With the id of a request that waits, where there is one. Ping 90 and Release 91 always wait.
-ANSWERS = {"Pong", "Released", "Error", "Bye"}
+ALWAYS = {
+    *("Heartbeat", "Ping", "Release", "Bye"),
+    *("EmergencyStop", "ReleaseStop", "GetStatistics", "Probe", "Cancel"),
+}
+# With the id of a request that waits, where there is one. Those out of band always wait.
+WAITING = {90: Ping, 91: Release, 92: EmergencyStop, 93: ReleaseStop, 94: GetStatistics, 95: Probe}
+ANSWERS = {
+    "Pong",
+    "Released",
+    "EmergencyStopped",
+    "StopReleased",
+    "Statistics",
+    "Probed",
+    "Error",
+    "Bye",
+}
 MAY_SAY = {
     ("opening", "client"): {"Hello", "Bye"},
     ("opening", "server"): {"Error", "Bye"},
     ("greeted", "client"): ALWAYS,
     ("greeted", "server"): {"Welcome", *ANSWERS},
-    ("ready", "client"): {"Subscribe", "Reset", *ALWAYS},
+    ("ready", "client"): {"Subscribe", "Reset", "Observe", *ALWAYS},
     ("ready", "server"): ANSWERS,
     ("subscribing", "client"): ALWAYS,
     ("subscribing", "server"): {"Subscribed", *ANSWERS},
     ("resetting", "client"): ALWAYS,
-    ("resetting", "server"): {"ResetDone", *ANSWERS},
+    ("resetting", "server"): {"ResetDone", "Progress", *ANSWERS},
     ("running", "client"): {"Step", "Reset", *ALWAYS},
     ("running", "server"): ANSWERS,
     ("stepping", "client"): ALWAYS,
     ("stepping", "server"): {"StepDone", *ANSWERS},
+    ("attaching", "client"): ALWAYS,
+    ("attaching", "server"): {"Observing", *ANSWERS},
+    ("observing", "client"): ALWAYS,
+    ("observing", "server"): {"Observation", *ANSWERS},
     ("closed", "client"): set(),
     ("closed", "server"): set(),
 }
@@ -54,12 +81,17 @@ LEADS_TO = {
     ("ready", "Reset"): "resetting",
     ("subscribing", "Subscribed"): "ready",
     ("subscribing", "Error"): "ready",
+    ("ready", "Observe"): "attaching",
+    ("resetting", "Progress"): "resetting",
     ("resetting", "ResetDone"): "running",
     ("resetting", "Error"): "ready",
     ("running", "Step"): "stepping",
     ("running", "Reset"): "resetting",
     ("stepping", "StepDone"): "running",
     ("stepping", "Error"): "running",
+    ("attaching", "Observing"): "observing",
+    ("attaching", "Error"): "ready",
+    ("observing", "Observation"): "observing",
 }
 WAY_TO = {
     "greeted": [],
@@ -68,6 +100,8 @@ WAY_TO = {
     "resetting": [Reset],
     "running": [Reset, ResetDone],
     "stepping": [Reset, ResetDone, Step],
+    "attaching": [Observe],
+    "observing": [Observe, Observing],
 }
 CASES = [
     pytest.param(State(state), Role(role), cls, id=f"{state}-{role}-{cls.__name__}")
@@ -77,7 +111,7 @@ CASES = [
 
 
 def pair_in(state):
-    """Return a pair in this state; after the hello a Ping and a Release wait for answers."""
+    """Return a pair in this state; after the hello, what is out of band waits for answers."""
     pair = ConnectionPair()
     if state is State.OPENING:
         return pair
@@ -88,8 +122,8 @@ def pair_in(state):
         say = pair.to_server if cls in REPLIES else pair.to_client
         new_id = pair.client.next_id() - (cls not in REPLIES)
         say(word(cls, new_id, pair.client.layouts))
-    pair.to_server(Ping(id=90))
-    pair.to_server(Release(id=91))
+    for message_id, cls in WAITING.items():
+        pair.to_server(word(cls, message_id, pair.client.layouts))
     if state is State.CLOSED:
         pair.client.close()
         pair.server.close()
@@ -98,15 +132,16 @@ def pair_in(state):
 
 def pending_id(pair):
     """Return the id of the request of the episode channel that waits, or of the Ping, or 0."""
-    waiting = [n for n in range(1, 92) if pair.client.is_waiting_for(n)]
+    waiting = [n for n in range(1, 95) if pair.client.is_waiting_for(n)]
     return waiting[0] if waiting else 0
 
 
 def fitting(pair, cls):
     if cls in REPLIES:
         return word(cls, max(pair.client.next_id(), 1), pair.client.layouts)
-    special = {"Heartbeat": 0, "Bye": 0, "Pong": 90, "Released": 91}
-    message_id = special.get(cls.__name__, pending_id(pair))
+    answered = {REPLIES[request]: message_id for message_id, request in WAITING.items()}
+    unasked = dict.fromkeys((Heartbeat, Bye, Cancel, Observation), 0)
+    message_id = (answered | unasked).get(cls, pending_id(pair))
     return word(cls, message_id, pair.server.layouts)
 
 
