@@ -1,6 +1,14 @@
-"""Tools for tests, ours and yours: real ends joined by function calls, a clock moved by hand."""
+"""Tools for tests, ours and yours: ends without a network, and a network that breaks at will."""
 
 from remote_env.testing.clock import HandClock
+from remote_env.testing.fault_proxy import Direction, Ending, FaultProxy, FaultProxyStatistics
 from remote_env.testing.pairs import ConnectionPair
 
-__all__ = ["ConnectionPair", "HandClock"]
+__all__ = [
+    "ConnectionPair",
+    "Direction",
+    "Ending",
+    "FaultProxy",
+    "FaultProxyStatistics",
+    "HandClock",
+]
