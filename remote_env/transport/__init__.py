@@ -9,13 +9,14 @@ from remote_env.transport.base import Frame, FrameHandler, FrameSink, Link, List
 __all__ = ["Frame", "FrameHandler", "FrameSink", "Link", "Listener", "connect", "join"]
 
 
-def connect(url: str, *, timeout: float, max_frame_size: int) -> Link:
+def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = False) -> Link:
     """Connect to a robot server.
 
     Args:
         url: ``ws://host:port``, ``wss://host:port`` or ``inproc://name``.
         timeout: For everything until frames can be exchanged, in seconds.
         max_frame_size: The largest frame to accept, in bytes.
+        is_brief: Whether it is for a few seconds only: then a server that is full lets it in.
 
     Raises:
         ConfigurationError: If the url is malformed or its scheme is not known.
@@ -25,7 +26,9 @@ def connect(url: str, *, timeout: float, max_frame_size: int) -> Link:
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     if separator and rest and scheme in websocket.SCHEMES:
-        return websocket.connect(url, timeout=timeout, max_frame_size=max_frame_size)
+        return websocket.connect(
+            url, timeout=timeout, max_frame_size=max_frame_size, is_brief=is_brief
+        )
     if separator and rest and scheme == inprocess.SCHEME:
         return inprocess.connect(url, timeout=timeout, max_frame_size=max_frame_size)
     raise ConfigurationError(

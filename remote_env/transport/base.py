@@ -46,8 +46,18 @@ class Link(Protocol):
             RemoteProtocolError: If the peer sent something that is no frame.
         """
 
+    def idle_for(self) -> float:
+        """Return for how long not a byte has come in, in seconds.
+
+        Less than since the last frame while a large one is on its way. Infinity where the
+        system does not tell.
+        """
+
     def close(self) -> None:
         """Close the connection. Idempotent; takes at most about a second."""
+
+    def abort(self) -> None:
+        """End the connection without a word, at once. Idempotent; safe from any thread."""
 
 
 class FrameSink(Protocol):
@@ -60,6 +70,13 @@ class FrameSink(Protocol):
 
         Arrays in the frame must not be written to until it has left; a transport keeps a
         reference to them until then.
+        """
+
+    def backlog(self) -> int:
+        """Return about how many bytes were sent here and have not left yet; never blocks.
+
+        More than 0 means that the client, or the line to it, is slower than we are; 0 if the
+        connection is gone.
         """
 
     def close(self, code: int, reason: str) -> None:

@@ -28,6 +28,8 @@ class InProcessLink:
     def __init__(self, peer_name: str) -> None:
         self.peer_name = peer_name
         self._received: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._counting = threading.Lock()  # guards _unread
+        self._unread = 0
         self._handler: FrameHandler | None = None
         self._closed_because = ""
         self._on_end: Callable[[InProcessLink], None] | None = None
@@ -54,7 +56,16 @@ class InProcessLink:
         if frame is None:
             self._received.put(None)  # for whoever asks again
             raise ConnectionLostError(f"the connection is closed: {self._closed_because}")
+        self._count(-len(frame))
         return frame
+
+    def idle_for(self) -> float:
+        """See ``Link.idle_for``; nothing is lost on the way within a process."""
+        return 0.0
+
+    def abort(self) -> None:
+        """See ``Link.abort``."""
+        self._end("aborted by the client")
 
     def close(self) -> None:
         """See ``Link.close``."""
@@ -63,7 +74,18 @@ class InProcessLink:
     def deliver(self, frame: Frame) -> None:
         """Take a frame from the server."""
         if not self._closed_because:
-            self._received.put(join(frame))
+            joined = join(frame)
+            self._count(len(joined))
+            self._received.put(joined)
+
+    def _count(self, size: int) -> None:
+        with self._counting:
+            self._unread += size
+
+    @property
+    def unread(self) -> int:
+        """How many bytes the client has not received yet."""
+        return 0 if self._closed_because else self._unread
 
     def end_by_server(self, reason: str) -> None:
         """Take the server's close."""
@@ -88,6 +110,9 @@ class _Sink:
 
     def send(self, frame: Frame) -> None:
         self._link.deliver(frame)
+
+    def backlog(self) -> int:
+        return self._link.unread
 
     def close(self, code: int, reason: str) -> None:
         self._link.end_by_server(reason)
@@ -117,7 +142,8 @@ class InProcessListener:
     def stop(self) -> None:
         """See ``Listener.stop``."""
         with _lock:
-            _listeners.pop(self._name, None)
+            if _listeners.get(self._name) is self:  # not if ``start`` found another one
+                del _listeners[self._name]
             links, self._links = self._links, []
         for link in links:
             link.end_by_server("the server stopped")

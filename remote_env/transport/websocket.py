@@ -6,15 +6,18 @@ The library's receiver thread answers pings, also while no call is in progress.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 import sys
+import time
 from typing import Final
 
 from websockets import exceptions as ws
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as websocket_connect
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from remote_env.errors import (
     AccessDeniedError,
@@ -24,15 +27,21 @@ from remote_env.errors import (
     DeadlineExceededError,
     RemoteProtocolError,
 )
+from remote_env.transport.addresses import UnresolvedError, open_socket
 from remote_env.transport.base import Frame
 
-__all__ = ["SCHEMES", "SUBPROTOCOL", "WebSocketLink", "connect"]
+__all__ = ["BRIEF_VISIT", "SCHEMES", "SUBPROTOCOL", "WebSocketLink", "connect"]
 
 SCHEMES: Final = ("ws", "wss")
 SUBPROTOCOL: Final = Subprotocol("remote-robot-env")
+# The header of a connection for which a server that is full keeps some room.
+BRIEF_VISIT: Final = ("Robot-Visit", "brief")
 
 # Dead hosts: what was sent and not acknowledged for so long ends the connection.
 _USER_TIMEOUT_MS: Final = 5000
+# Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in ms.
+_LAST_DATA_RECEIVED: Final = 52
+_CLEARS_UP_WITHIN: Final = 0.05  # seconds
 
 
 class WebSocketLink:
@@ -63,9 +72,32 @@ class WebSocketLink:
             raise RemoteProtocolError(f"{self._url} sent text; frames are binary")
         return bytearray(frame)
 
+    def idle_for(self) -> float:
+        """See ``Link.idle_for``."""
+        if sys.platform != "linux":
+            return math.inf
+        try:
+            info = self._connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+        except OSError:  # closed, or a Unix socket
+            return math.inf
+        (last_received,) = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)
+        return float(last_received) / 1e3
+
     def close(self) -> None:
         """See ``Link.close``."""
         self._connection.close()
+
+    def abort(self) -> None:
+        """See ``Link.abort``."""
+        with contextlib.suppress(OSError):  # closed already
+            # Nothing is sent after this, not even what the system still holds.
+            reset = struct.pack("ii", 1, 0)
+            self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            self._connection.socket.shutdown(socket.SHUT_RDWR)
+        # The library's thread finds the end and clears up; unless it waits for us to read.
+        self._connection.recv_events_thread.join(timeout=_CLEARS_UP_WITHIN)
+        if self._connection.recv_events_thread.is_alive():
+            self._connection.close_socket()
 
     def _lost(self, error: ws.ConnectionClosed) -> ConnectionLostError:
         received = error.rcvd
@@ -77,27 +109,35 @@ class WebSocketLink:
         return ConnectionLostError(f"the connection to {self._url} is closed: {why}")
 
 
-def connect(url: str, *, timeout: float, max_frame_size: int) -> WebSocketLink:
+def connect(
+    url: str, *, timeout: float, max_frame_size: int, is_brief: bool = False
+) -> WebSocketLink:
     """Connect to a robot server.
 
     Args:
         url: ``ws://host:port`` or ``wss://host:port``.
         timeout: For the TCP, TLS and WebSocket handshakes together, in seconds.
         max_frame_size: The largest frame to accept, in bytes.
+        is_brief: Whether it is for a few seconds only: then a server that is full lets it in.
 
     Raises:
         ConfigurationError: If the url is malformed.
         ConnectFailedError: If no robot server answers there; says what does, if anything.
         AccessDeniedError: If the server refuses this client.
     """
+    started = time.monotonic()
     try:
+        where = parse_uri(url)
+        sock = open_socket(where.host, where.port, timeout)
         connection = websocket_connect(
             url,
             legacy=True,
+            sock=sock,
             subprotocols=[SUBPROTOCOL],
+            additional_headers={BRIEF_VISIT[0]: BRIEF_VISIT[1]} if is_brief else None,
             compression=None,
             proxy=None,
-            open_timeout=timeout,
+            open_timeout=max(timeout - (time.monotonic() - started), 0.001),
             ping_interval=None,  # calls have deadlines; the time between them is the user's
             close_timeout=0.5,
             max_size=max_frame_size,
@@ -112,6 +152,16 @@ def connect(url: str, *, timeout: float, max_frame_size: int) -> WebSocketLink:
     except (ws.InvalidHandshake, ws.InvalidMessage, EOFError) as error:
         raise ConnectFailedError(
             f"something answers at {url}, but it is no WebSocket server ({error}); check the port"
+        ) from error
+    except ws.ConnectionClosed as error:
+        raise ConnectFailedError(
+            f"{url} takes the connection and drops it; is something between that lets nobody "
+            "through, or does the robot server just stop?"
+        ) from error
+    except UnresolvedError as error:
+        raise ConnectFailedError(
+            f"cannot connect to {url}: {error}; check this machine's network and its name server, "
+            "or say the robot's address in numbers"
         ) from error
     except TimeoutError as error:
         raise ConnectFailedError(
@@ -132,7 +182,10 @@ def connect(url: str, *, timeout: float, max_frame_size: int) -> WebSocketLink:
     if connection.subprotocol != SUBPROTOCOL:
         connection.close()
         raise _other_protocol(url)
-    _tune(connection.socket, timeout)
+    try:
+        _tune(connection.socket, timeout)
+    except OSError as error:  # it is lost already, and its receiver has closed the socket
+        raise ConnectFailedError(f"{url} closed the connection at once: {error}") from error
     return WebSocketLink(connection, url)
 
 

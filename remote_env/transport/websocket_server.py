@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import http
 import ipaddress
 import logging
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Final
@@ -22,16 +25,26 @@ from websockets.http11 import Request, Response
 
 from remote_env.errors import ConfigurationError
 from remote_env.transport.base import Accept, Frame, FrameHandler
-from remote_env.transport.websocket import SUBPROTOCOL
+from remote_env.transport.websocket import BRIEF_VISIT, SUBPROTOCOL
 
 __all__ = ["WebSocketListener", "is_loopback"]
 
 logger = logging.getLogger(__name__)
+_library_logger = logging.getLogger("remote_env.websockets")
 
-# A peer that does not read: what waits for it is bounded, or it would eat our memory. A flood
-# of pings without reading the pongs makes the library buffer 28 MB a second otherwise.
+# A peer that does not read: what waits for it is bounded, or it would eat our memory. Our own
+# answers are measured as they are written; a guard looks after the library's: a flood of pings
+# without reading the pongs makes it buffer 28 MB a second otherwise.
 _GUARD_PERIOD: Final = 0.05
 _WRITE_BUFFER_SLACK: Final = 4 << 20
+
+# linux/sockios.h: how much of what the kernel was given it has not sent for the first time. On a
+# stalled connection that is megabytes, which the peer would see when they are old.
+_SIOCOUTQNSD: Final = 0x894B
+
+# Connections for an emergency stop, beyond the limit; and for how long, in seconds.
+_RESERVE: Final = 8
+_BRIEF: Final = 10.0
 
 
 def is_loopback(host: str) -> bool:
@@ -45,20 +58,39 @@ def is_loopback(host: str) -> bool:
 
 
 class _Sink:
-    """See ``FrameSink``. Sends without waiting; the guard task bounds what piles up."""
+    """See ``FrameSink``. Sends without waiting, and cuts off a peer for which too much waits."""
 
-    def __init__(self, connection: ServerConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: ServerConnection, max_unread: int) -> None:
         self._connection = connection
-        self._loop = loop
+        self._max_unread = max_unread
+        self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._lock = threading.Lock()  # guards _queued
+        self._queued = 0
         self.peer_name = _address(connection)
 
     def send(self, frame: Frame) -> None:
         data = b"".join(frame)
         if threading.get_ident() == self._thread:
+            self._write(data)
+            return
+        with self._lock:
+            self._queued += len(data)
+        self._call(self._send_queued, data)
+
+    def _send_queued(self, data: bytes) -> None:
+        self._write(data)
+        with self._lock:
+            self._queued -= len(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self._connection.transport.is_closing():  # asyncio would warn, on the terminal
             broadcast((self._connection,), data)
-        else:
-            self._call(broadcast, (self._connection,), data)
+            _cut_off_if_more_waits(self._connection, self._max_unread)
+
+    def backlog(self) -> int:
+        transport = self._connection.transport
+        return self._queued + transport.get_write_buffer_size() + _unsent(transport)
 
     def close(self, code: int, reason: str) -> None:
         short = reason.encode()[:120].decode("utf-8", "ignore")
@@ -106,7 +138,8 @@ class WebSocketListener:
             max_frame_size: The largest frame to accept, in bytes.
             max_reply_size: The largest frame that is sent; a peer that leaves more than two
                 of these and 4 MiB unread is cut off.
-            max_connections: Further ones are refused with 503.
+            max_connections: Further ones are refused with 503, but for eight that say that
+                they are brief, for an emergency stop: those are closed after 10 s.
             allowed_hosts: Names for this machine, beside addresses and its own name.
             allowed_origins: Web pages that may connect; none by default.
             hello_timeout: Seconds within which the first frame must come.
@@ -195,7 +228,7 @@ class WebSocketListener:
             ping_interval=5.0,
             ping_timeout=20.0,
             close_timeout=0.5,
-            logger=logging.getLogger("remote_env.websockets"),
+            logger=_library_logger,
         )
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -213,7 +246,8 @@ class WebSocketListener:
                 "This server does not go by that name; connect by its address, or start it with "
                 "that name among its allowed hosts.\n",
             )
-        if len(self._connections) >= self._max_connections:
+        most = self._max_connections + (_RESERVE if _is_brief(request) else 0)
+        if len(self._connections) >= most:
             return connection.respond(
                 http.HTTPStatus.SERVICE_UNAVAILABLE,
                 f"{self._max_connections} connections are open, which is the limit.\n",
@@ -233,14 +267,15 @@ class WebSocketListener:
 
     async def _handle(self, connection: ServerConnection, accept: Accept) -> None:
         self._connections.add(connection)
-        handler = accept(_Sink(connection, asyncio.get_running_loop()))
+        handler = accept(_Sink(connection, self._max_unread))
         reason = "closed"
         try:
-            await self._pass_on(connection, handler)
+            async with asyncio.timeout(_BRIEF if _is_brief(connection.request) else None):
+                await self._pass_on(connection, handler)
         except ConnectionClosed as error:
             reason = str(error)
         except TimeoutError:
-            reason = f"no hello within {self._hello_timeout} s"
+            reason = f"no hello within {self._hello_timeout:g} s, or no brief visit"
             await connection.close(1008, reason)
         finally:
             self._connections.discard(connection)
@@ -255,18 +290,39 @@ class WebSocketListener:
                 return
             # A copy: what the robot is handed must be its own and writable, as locally.
             handler.on_frame(bytearray(frame))
+            # recv() does not suspend while frames wait that came in one piece: thousands may,
+            # and the other peers would have to wait until all are answered.
+            await asyncio.sleep(0)
             frame = await connection.recv()
 
     async def _cut_off_who_does_not_read(self) -> None:
         while True:
             await asyncio.sleep(_GUARD_PERIOD)
             for connection in list(self._connections):
-                unread = connection.transport.get_write_buffer_size()
-                if unread > self._max_unread:
-                    logger.warning(
-                        "%s left %d bytes unread and is cut off", _address(connection), unread
-                    )
-                    connection.transport.abort()
+                _cut_off_if_more_waits(connection, self._max_unread)
+
+
+def _is_brief(request: Request | None) -> bool:
+    name, value = BRIEF_VISIT
+    return request is not None and request.headers.get_all(name) == [value]
+
+
+def _cut_off_if_more_waits(connection: ServerConnection, limit: int) -> None:
+    unread = connection.transport.get_write_buffer_size()
+    if unread > limit:
+        logger.warning("%s left %d bytes unread and is cut off", _address(connection), unread)
+        connection.transport.abort()
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Return how many bytes wait in the kernel for the peer to make room; 0 where unknown."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        raw = fcntl.ioctl(transport.get_extra_info("socket").fileno(), _SIOCOUTQNSD, bytes(4))
+    except (OSError, ValueError):  # closed meanwhile
+        return 0
+    return int(struct.unpack("i", raw)[0])
 
 
 def _reason(error: Exception) -> str:

@@ -5,8 +5,14 @@ import threading
 
 import numpy as np
 import pytest
+from watching import wait_for
 
-from remote_env.errors import ConnectionLostError, DeadlineExceededError
+from remote_env.errors import (
+    ConfigurationError,
+    ConnectFailedError,
+    ConnectionLostError,
+    DeadlineExceededError,
+)
 from remote_env.transport import connect
 from remote_env.transport.inprocess import InProcessListener
 from remote_env.transport.websocket_server import WebSocketListener
@@ -31,7 +37,7 @@ class ServerEnd:
 
 
 def over_websocket():
-    return WebSocketListener("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=LARGE)
+    return WebSocketListener("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=4 * LARGE)
 
 
 def in_process():
@@ -54,6 +60,12 @@ def listener(request):
     listener.start(accept)
     yield listener
     listener.stop()
+
+
+def in_another_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    thread.join()
 
 
 @pytest.fixture
@@ -103,9 +115,7 @@ def test_answers_from_another_thread_arrive_in_order(ends):
         for number in range(100):
             server.sink.send([b"%d" % number])
 
-    thread = threading.Thread(target=answer)
-    thread.start()
-    thread.join()
+    in_another_thread(answer)
     assert [int(client.receive(timeout=5)) for _ in range(100)] == list(range(100))
 
 
@@ -178,3 +188,46 @@ def test_connections_do_not_hear_each_other(listener):
     assert second.receive(timeout=5) == b"for the second"
     first.close()
     second.close()
+
+
+def test_what_a_client_has_read_is_no_backlog(ends):
+    client, server = ends
+    assert server.sink.backlog() == 0
+    server.sink.send([b"an ", b"answer"])
+    client.receive(timeout=5)
+    wait_for(lambda: server.sink.backlog() == 0)
+
+
+def test_what_a_client_does_not_read_is_backlog_until_it_does(ends):
+    client, server = ends
+    for _ in range(30):  # more than the buffers of the system hold
+        in_another_thread(server.sink.send, [bytes(1 << 20)])
+    client.send([b"by now the network thread has sent what it could"])
+    server.frames.get(timeout=5)
+    assert server.sink.backlog() > 0
+    for _ in range(30):
+        client.receive(timeout=5)
+    wait_for(lambda: server.sink.backlog() == 0)
+
+
+def test_a_connection_that_is_gone_has_no_backlog(ends):
+    client, server = ends
+    server.sink.send([bytes(LARGE)])
+    client.close()
+    assert server.closed.wait(5)
+    server.sink.send([bytes(LARGE)])
+    wait_for(lambda: server.sink.backlog() == 0)
+
+
+def test_a_listener_whose_name_is_taken_leaves_it_to_its_owner():
+    owner, other = in_process(), in_process()
+    owner.start(ServerEnd)
+    with pytest.raises(ConfigurationError, match="is already served in this process"):
+        other.start(ServerEnd)
+    other.stop()
+    try:
+        connect(owner.url, timeout=5, max_frame_size=LARGE).close()
+    finally:
+        owner.stop()
+    with pytest.raises(ConnectFailedError):
+        connect(owner.url, timeout=5, max_frame_size=LARGE)

@@ -72,11 +72,13 @@ def test_another_subprotocol_is_refused(robot):
         connect_websocket(robot.server.url, subprotocols=["chat"], legacy=True, proxy=None)
 
 
-def test_a_peer_of_another_version_is_told_both_versions(robot):
+@pytest.mark.parametrize("version", [1, WIRE_VERSION + 1])
+def test_a_peer_of_another_version_is_told_both_versions(robot, version):
     with connect_websocket(robot.server.url, **OPTIONS) as peer:
-        peer.send(b"RRE" + bytes([WIRE_VERSION + 1]) + bytes(20))
+        peer.send(b"RRE" + bytes([version]) + bytes(20))
         answer = peer.recv(timeout=5)
-        assert f"wire version {WIRE_VERSION + 1}".encode() in answer
+        assert b"protocol.version" in answer
+        assert f"wire version {version}".encode() in answer
         assert f"speaks {WIRE_VERSION}".encode() in answer
         with pytest.raises(ConnectionClosed, match="1002"):
             peer.recv(timeout=5)
@@ -84,7 +86,14 @@ def test_a_peer_of_another_version_is_told_both_versions(robot):
 
 @pytest.mark.parametrize(
     "frame",
-    [b"", b"GET / HTTP/1.1", b'{"type": "metadata"}', b"\x80", bytes(24), b"RRE\x01" + bytes(20)],
+    [
+        b"",
+        b"GET / HTTP/1.1",
+        b'{"type": "metadata"}',
+        b"\x80",
+        bytes(24),
+        b"RRE" + bytes([WIRE_VERSION]) + bytes(20),
+    ],
 )
 def test_another_protocol_is_told_so_and_closed(robot, frame):
     with connect_websocket(robot.server.url, **OPTIONS) as peer:
