@@ -11,7 +11,8 @@ class CameraSdk:
     def read(self):
         """Return ``(120, 160, 3)`` uint8 and ``(120, 160)`` float32, metres."""
         time.sleep(1 / 30)
-        return np.full((120, 160, 3), 90, np.uint8), np.ones((120, 160), np.float32)
+        noise = np.random.randint(-3, 4, (120, 160, 3))  # as every sensor has
+        return (90 + noise).astype(np.uint8), (1 + noise[..., 0] / 1000).astype(np.float32)
 
 
 class SerialArm:

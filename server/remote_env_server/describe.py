@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from gymnasium import spaces
 from remote_env.errors import ConfigurationError
 from remote_env.protocol.values import Value, drop_unsupported
 from remote_env.spaces import SpaceCodec
-from remote_env.spec import Mode, OutOfBounds, RobotSpec
+from remote_env.spec import ActionLimit, Mode, OutOfBounds, RobotSpec, StreamSpec
 from remote_env_server.robot import Robot
 from remote_env_server.safety import action_lifetime
 from remote_env_server.streams import bounded_box
@@ -57,20 +59,31 @@ def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value] | None) 
             f"{name}: nothing delivers {sorted(missing) or 'an observation'}; declare cameras in "
             "camera_configs() or streams in proprio_configs()"
         )
-    return RobotSpec(
+    spec = RobotSpec(
         name=name,
         mode=mode,
         observation_space=observation_space,
         action_space=_action_space_of(robot, name, extra),
-        streams=streams,
+        streams=_ageless(streams) if mode is Mode.LOCKSTEP else streams,
         control_hz=float(robot.control_hz),
         max_episode_steps=robot.max_episode_steps,
         out_of_bounds=_out_of_bounds_of(robot, name),
+        action_limits=_action_limits_of(robot, name),
         action_lifetime=0.0 if mode is Mode.LOCKSTEP else action_lifetime(1.0 / robot.control_hz),
         seedable=robot.seedable,
         reset_options=robot.reset_options,
         extra=kept,
     )
+    try:
+        spec.check_action_limits()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+    return spec
+
+
+def _ageless(streams: tuple[StreamSpec, ...]) -> tuple[StreamSpec, ...]:
+    """Return streams that never go stale: time stands still between the actions."""
+    return tuple(replace(stream, max_age=math.inf) for stream in streams)
 
 
 def _out_of_bounds_of(robot: Robot, name: str) -> OutOfBounds:
@@ -81,6 +94,22 @@ def _out_of_bounds_of(robot: Robot, name: str) -> OutOfBounds:
             f"{name}: out_of_bounds must be 'refuse', 'clip' or 'pass', not "
             f"{robot.out_of_bounds!r:.40}"
         ) from None
+
+
+def _action_limits_of(robot: Robot, name: str) -> dict[str, ActionLimit]:
+    declared = robot.action_limits
+    if declared is None:
+        return {}
+    if isinstance(declared, ActionLimit):
+        return {"action": declared}  # the name of the leaf, if the space itself is one
+    if isinstance(declared, Mapping) and all(
+        isinstance(limit, ActionLimit) for limit in declared.values()
+    ):
+        return dict(declared)
+    raise ConfigurationError(
+        f"{name}: action_limits must be an ActionLimit, or map the names of leaves of the action "
+        f"space to one each, not {declared!r:.60}"
+    )
 
 
 def _action_space_of(robot: Robot, name: str, extra: Mapping[str, Value]) -> spaces.Space[Any]:

@@ -8,7 +8,7 @@ Life cycle::
 
     __init__   declares; touches no hardware
     open       connects to the hardware, starts sensors          (control thread)
-    reset, apply_action, get_obs, outcome, hold                  (control thread)
+    reset, apply_action, get_obs, outcome, hold, stop            (control thread)
     close      stops moving, disconnects                         (control thread)
 """
 
@@ -22,11 +22,12 @@ from typing import Any, ClassVar, TypeAlias
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from remote_env.errors import ConfigurationError
+from remote_env.errors import ConfigurationError, ResetCancelledError
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import EndReason
-from remote_env.spec import Mode, OutOfBounds, StreamSpec
-from remote_env_server.buffers import CameraBuffer, CameraConfig, ProprioBuffer, ProprioConfig
+from remote_env.spec import ActionLimit, Mode, OutOfBounds, StreamSpec
+from remote_env_server.buffers import CameraBuffer, ProprioBuffer
+from remote_env_server.configs import CameraConfig, ProprioConfig
 from remote_env_server.sensors import SensorThread
 from remote_env_server.snapshot import Snapshot, take_snapshot
 from remote_env_server.streams import describe_streams, observation_space_of
@@ -68,9 +69,13 @@ class Robot:
         mode: In which it is served; set by the server before ``open``.
         action_space: A Gymnasium space with real limits.
         control_hz: Actions per second.
-        out_of_bounds: What happens to an action outside ``action_space``.
+        out_of_bounds: What happens to an action outside ``action_space`` or ``action_limits``.
+        action_limits: How fast actions may change, and how far they may be from the measured
+            state; for a Dict or Tuple a mapping by the name of the leaf: ``"arm/target"``.
         max_episode_steps: The robot's own limit, or None.
         seedable: Whether ``reset(seed=...)`` decides the episode. Say True only if so.
+        stop_is_thread_safe: Whether ``stop`` may be called while another method of this robot
+            runs. Then the emergency stop does not wait for it.
         simulated_latency: Seconds by which every reply is held back, by a timer: simulated latency.
         reset_options: The names that ``reset(options=...)`` may hold, with one line of
             help for each; None hands everything on.
@@ -81,8 +86,10 @@ class Robot:
     action_space: spaces.Space[Any]
     control_hz: float = 10.0
     out_of_bounds: OutOfBounds = OutOfBounds.REFUSE
+    action_limits: ActionLimit | Mapping[str, ActionLimit] | None = None
     max_episode_steps: int | None = None
     seedable: bool = False
+    stop_is_thread_safe: bool = False
     simulated_latency: float = 0.0
     reset_options: Mapping[str, str] | None = {}
 
@@ -99,6 +106,7 @@ class Robot:
         self._subscribed: frozenset[str] = frozenset()
         self._simulated_time = 0.0
         self._is_served = False
+        self.set_reset_job(lambda fraction, text: None, lambda: False)
         cameras, proprios = list(self.camera_configs()), list(self.proprio_configs())
         names = [camera.name for camera in cameras] + [proprio.name for proprio in proprios]
         for name in names:
@@ -159,7 +167,7 @@ class Robot:
         """Make the motors move. Return at once in realtime; do not wait for the motion.
 
         Args:
-            action: A value of ``action_space``: checked, finite, within the bounds.
+            action: A value of ``action_space``: checked, finite, within bounds and limits.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement apply_action()")
 
@@ -182,6 +190,45 @@ class Robot:
         an episode. A robot that moves must implement it; the default does nothing.
         """
 
+    def stop(self) -> Awaitable[None] | None:
+        """Stop at once: somebody pressed the emergency stop. Holds, unless implemented.
+
+        Called ahead of everything that is queued, as soon as the robot's code returns; at
+        once and on a thread of its own if ``stop_is_thread_safe``. Stays in force until it is
+        released; then ``reset`` is the place to make the robot ready again.
+        """
+        return self.hold()
+
+    # A reset that takes long
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Tell the learner how far a reset is, and give it up if nobody wants it any more.
+
+        Call it from ``reset``, as often as you like.
+
+        Args:
+            fraction: From 0 to 1; NaN if the robot cannot tell.
+            text: What the robot does, for people.
+
+        Raises:
+            ResetCancelledError: If the learner left or cancelled, or somebody pressed the
+                emergency stop. Let it pass; the robot then holds.
+        """
+        self._tell(fraction, text)
+        if self.is_cancelled:
+            raise ResetCancelledError("the reset was cancelled")
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the reset that is going on should be given up."""
+        return self._is_reset_cancelled()
+
+    def set_reset_job(
+        self, tell: Callable[[float, str], None], is_cancelled: Callable[[], bool]
+    ) -> None:
+        """Say who wants to know of the next reset; called by the server."""
+        self._tell, self._is_reset_cancelled = tell, is_cancelled
+
     # Time
 
     def now(self) -> float:
@@ -189,7 +236,7 @@ class Robot:
 
         Simulated time is steps times the control period, unless a simulator knows better.
         """
-        return time.monotonic() if self.mode is Mode.REALTIME else self._simulated_time
+        return self._simulated_time if self.mode is Mode.LOCKSTEP else time.monotonic()
 
     def set_simulated_time(self, seconds: float) -> None:
         """Set the clock of lockstep; called by the server."""

@@ -6,12 +6,12 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from remote_env.errors import ConfigurationError
 
-__all__ = ["SensorStatistics", "SensorThread"]
+__all__ = ["SensorStatistics", "SensorThread", "failed_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,17 @@ class SensorStatistics:
         readings: How often the function returned.
         overruns: How often a period was missed because the function took too long.
         failure: The exception that ended the thread, or None.
+        busy_for: How long the present call of the function lasts, in seconds; 0 between calls
+            and when the thread has ended. One that waits for its hardware is busy up to a
+            period; far more means that it hangs.
+        thread: The identifier of the thread, as ``Field.thread`` has it; 0 before it began.
     """
 
     readings: int
     overruns: int
     failure: BaseException | None
+    busy_for: float = 0.0
+    thread: int = 0
 
 
 class SensorThread:
@@ -61,6 +67,7 @@ class SensorThread:
         self._readings = 0
         self._overruns = 0
         self._failure: BaseException | None = None
+        self._called_at: float | None = None
         self._thread = self._new_thread()
 
     def _new_thread(self) -> threading.Thread:
@@ -100,11 +107,19 @@ class SensorThread:
 
     def statistics(self) -> SensorStatistics:
         """Return what has happened so far."""
-        return SensorStatistics(self._readings, self._overruns, self._failure)
+        called_at = self._called_at  # once: the thread may return from its call meanwhile
+        return SensorStatistics(
+            self._readings,
+            self._overruns,
+            self._failure,
+            busy_for=0.0 if called_at is None else time.monotonic() - called_at,
+            thread=self._thread.ident or 0,
+        )
 
     def _run(self) -> None:
         next_call = time.monotonic()
         while not self._stopped.is_set():
+            self._called_at = time.monotonic()
             try:
                 self._read()
             except BaseException as error:  # sys.exit() in an SDK is a failure too
@@ -113,6 +128,8 @@ class SensorThread:
                 self._failure = error
                 logger.exception("sensor %r failed and is stopped", self.name)
                 return
+            finally:
+                self._called_at = None
             self._readings += 1
             if self._period:
                 next_call += self._period
@@ -122,3 +139,9 @@ class SensorThread:
                     self._overruns += missed
                     next_call += missed * self._period
                 self._stopped.wait(next_call - now)
+
+
+def failed_threads(sensors: Iterable[SensorThread]) -> frozenset[int]:
+    """Return the identifiers of the threads that ended by an exception, as ``Field.thread``."""
+    statistics = [sensor.statistics() for sensor in sensors]
+    return frozenset(s.thread for s in statistics if s.failure is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from remote_env.protocol.arrays import ArraySpec
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import StreamKind, StreamSpec
-from remote_env_server.buffers import CameraConfig, ProprioConfig
+from remote_env_server.configs import CameraConfig, ProprioConfig
 
 __all__ = ["bounded_box", "describe_streams", "observation_space_of", "space_streams"]
 
@@ -32,6 +33,7 @@ def describe_streams(
             unit=config.unit,
             on_request=config.on_request,
             hz=config.hz,
+            max_age=config.stale_after,
         )
         for config in proprios
     ]
@@ -64,6 +66,7 @@ def _camera_stream(
         unit=unit,
         on_request=config.on_request or is_calibration,
         hz=config.hz,
+        max_age=math.inf if is_calibration else config.stale_after,
     )
 
 
@@ -76,9 +79,10 @@ def _stream(
     unit: str = "",
     on_request: bool = False,
     hz: float = 0.0,
+    max_age: float = math.inf,
 ) -> StreamSpec:
     array = ArraySpec(name, np.dtype(space.dtype), space.shape or ())
-    return StreamSpec(array, kind, space, camera, unit, on_request, hz)
+    return StreamSpec(array, kind, space, camera, unit, on_request, hz, max_age)
 
 
 def space_streams(space: spaces.Space[Any]) -> tuple[StreamSpec, ...]:

@@ -1,19 +1,18 @@
 """Buffers: what is published is seen whole, and slots are re-used only when nobody looks."""
 
+import itertools
+import math
 import sys
 import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from remote_env.errors import ConfigurationError
-from remote_env_server.buffers import (
-    CameraBuffer,
-    CameraConfig,
-    ProprioBuffer,
-    ProprioConfig,
-    SlotPool,
-)
+from remote_env_server.buffers import CameraBuffer, ProprioBuffer, SlotPool
+from remote_env_server.configs import CameraConfig, ProprioConfig
 from remote_env_server.snapshot import take_snapshot
 
 HEIGHT, WIDTH = 240, 320
@@ -156,6 +155,127 @@ def test_a_grayscale_image_may_come_without_its_channel_axis():
     camera = CameraBuffer(CameraConfig("cam", 2, 2, channels=1))
     camera.publish({"image": np.full((2, 2), 5, np.uint8)}, 1.0)
     assert camera.read().image.array.shape == (2, 2, 1)
+
+
+# What tells a live sensor from one that only seems so
+
+SHAPE = (5, 7, 3)  # 105 bytes of image and 140 of depth: neither words nor bytes come out even
+
+
+def capture(content, what):
+    """Return one of four contents: they differ in one element, two of them by a bit of a NaN."""
+    image = np.full(SHAPE, 7, np.uint8)
+    image[-1, -1, -1] += content
+    depth = np.full(SHAPE[:2], np.nan, np.float32)
+    depth[3, content] = content
+    return {key: {"image": image, "depth": depth}[key] for key in what}
+
+
+PUBLICATION = st.tuples(
+    st.integers(0, 3), st.sampled_from([("image",), ("depth",), ("image", "depth")])
+)
+
+
+@given(st.lists(PUBLICATION, min_size=1, max_size=30))
+def test_changed_at_is_when_the_last_run_of_equal_contents_began(publications):
+    camera = CameraBuffer(CameraConfig("cam", *SHAPE, has_depth=True))
+    seen = {"image": [], "depth": []}
+    for number, (content, what) in enumerate(publications):
+        camera.publish(capture(content, what), float(number))
+        fields = camera.read().fields()
+        for key in what:
+            seen[key].append((content, fields[key].arrived_at))
+    fields = camera.read().fields()
+    for key, captures in seen.items():
+        runs = [list(run) for _, run in itertools.groupby(captures, key=lambda c: c[0])]
+        expected = (runs[-1][0][1], len(runs[-1]) - 1) if runs else (math.inf, 0)
+        assert (fields[key].changed_at, fields[key].repeats) == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 3), (48, 64, 3), (33, 31, 1)])
+@pytest.mark.parametrize("where", [0, 0.3, 0.5, 0.77, 1])
+def test_one_byte_wherever_it_is_makes_another_picture(shape, where):
+    camera = CameraBuffer(CameraConfig("cam", *shape))
+    image = np.zeros(shape, np.uint8)
+    camera.publish({"image": image}, 1.0)
+    camera.publish({"image": image}, 2.0)
+    assert camera.read().image.repeats == 1
+    image.flat[round(where * (image.size - 1))] = 1
+    camera.publish({"image": image}, 3.0)
+    assert camera.read().image.repeats == 0
+
+
+def test_the_first_publication_is_new_even_if_it_is_all_zeros():
+    camera = CameraBuffer(CameraConfig("cam", 2, 2))
+    camera.publish({"image": np.zeros((2, 2, 3), np.uint8)}, 1.0)
+    image = camera.read().image
+    assert (image.repeats, image.changed_at) == (0, image.arrived_at)
+
+
+def test_calibration_and_cameras_that_may_repeat_are_not_compared():
+    camera = CameraBuffer(CameraConfig("cam", 2, 2, may_repeat=True))
+    strict = CameraBuffer(CameraConfig("cam", 2, 2))
+    for stamp in (1.0, 2.0):
+        camera.publish({"image": np.zeros((2, 2, 3), np.uint8)}, stamp)
+        strict.publish({"extrinsics": np.eye(4)}, stamp)
+    for field in (camera.read().image, strict.read().extrinsics):
+        assert (field.repeats, field.changed_at) == (0, math.inf)
+
+
+@pytest.mark.parametrize(("may_repeat", "repeats"), [(True, 0), (False, 2)])
+def test_proprioception_is_compared_only_if_it_may_not_repeat(may_repeat, repeats):
+    proprio = ProprioBuffer(ProprioConfig("q", 3, may_repeat=may_repeat))
+    for stamp in (1.0, 2.0, 3.0):
+        proprio.publish([1, 2, 3], stamp)
+    assert proprio.read().repeats == repeats
+
+
+def test_a_proprioception_stream_may_repeat_and_a_camera_may_not_unless_declared():
+    assert ProprioConfig("q", 3).may_repeat
+    assert not CameraConfig("cam", 2, 2).may_repeat
+
+
+@pytest.mark.parametrize(
+    ("stamps", "is_advanced"),
+    [
+        ((1.0, 2.0), True),
+        ((1.0, 1.0), False),
+        ((2.0, 1.0), False),
+        ((2.0, 1.0, 1.5), True),
+        ((1e9, 1.0, 1.1), True),
+        ((math.nan, 1.0), True),
+        ((math.inf, 1.0, 1.1), True),
+    ],
+)
+def test_a_field_knows_when_its_stamp_last_advanced(stamps, is_advanced):
+    proprio = ProprioBuffer(ProprioConfig("q", 1))
+    for stamp in stamps:
+        proprio.publish([stamp], stamp)
+    field = proprio.read()
+    assert (field.advanced_at == field.arrived_at) is is_advanced
+    assert field.newest_stamp == max(stamp for stamp in stamps if not math.isnan(stamp))
+
+
+@pytest.mark.parametrize("may_repeat", [True, False])
+def test_no_publication_is_lost_when_threads_publish_the_same(restless_threads, may_repeat):
+    camera = CameraBuffer(CameraConfig("cam", 2, 2, has_depth=True, may_repeat=may_repeat))
+    proprio = ProprioBuffer(ProprioConfig("q", 1, may_repeat=may_repeat))
+
+    def publish():
+        for number in range(500):
+            camera.publish({"image": np.ones((2, 2, 3), np.uint8)}, float(number))
+            camera.publish({"depth": np.ones((2, 2)), "extrinsics": np.eye(4)}, float(number))
+            proprio.publish([1.0], float(number))
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    record = camera.read()
+    fields = (record.image, record.depth, proprio.read())
+    assert [field.sequence for field in (*fields, record.extrinsics)] == [1500] * 4
+    assert [field.repeats for field in fields] == [0 if may_repeat else 1499] * 3
 
 
 @pytest.mark.parametrize(
