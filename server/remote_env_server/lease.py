@@ -1,7 +1,7 @@
 """The exclusive, expiring right to command. Pure: it is told the time.
 
 Connecting, reading the metadata and watching need no lease. It is taken at ``reset``, kept
-by any sign of life, and returned at ``close`` or when the connection goes.
+by any sign of life, and returned at ``close``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Holder:
     """Who holds the lease.
 
     Attributes:
-        connection: Unique to the connection.
+        peer: Unique to the client; stays when its connection is lost and resumed.
         process: Unique to the learner's process.
         owner: For people.
     """
 
-    connection: int
+    peer: int
     process: str
     owner: str
 
@@ -37,14 +37,18 @@ class Lease:
 
     Attributes:
         holder: Who holds it, or None.
+        epoch: Grows each time the lease goes to another holder.
+        sequence: Commands accepted in this epoch.
     """
 
     def __init__(self) -> None:
         self.holder: Holder | None = None
+        self.epoch = 0
+        self.sequence = 0
         self._last_taken_by: Holder | None = None
 
     def acquire(self, holder: Holder, *, take: bool, is_stale: bool) -> Holder | None:
-        """Give the lease to a holder.
+        """Give the lease to a holder; one that has it retains it.
 
         Args:
             holder: Who asks.
@@ -60,6 +64,7 @@ class Lease:
         """
         present = self.holder
         if present == holder:
+            self.sequence += 1
             return None
         if present is not None and not (take or is_stale or present.process == holder.process):
             raise LeaseError(
@@ -69,30 +74,33 @@ class Lease:
                 retryable=True,
             )
         self.holder = holder
+        self.epoch += 1
+        self.sequence = 1
         self._last_taken_by = holder
         return present
 
-    def release(self, connection: int) -> bool:
-        """Return the lease, if this connection holds it.
+    def release(self, peer: int) -> bool:
+        """Return the lease, if this client holds it.
 
         Returns:
             Whether it did.
         """
-        if self.holder is None or self.holder.connection != connection:
+        if self.holder is None or self.holder.peer != peer:
             return False
         self.holder = None
         return True
 
-    def check(self, asking: Holder) -> None:
-        """Refuse whoever does not hold the lease.
+    def use(self, asking: Holder) -> None:
+        """Count a command of the holder, and refuse everybody else's.
 
         Raises:
-            LeaseError: Saying who holds it now.
+            LeaseError: Saying who holds the lease now.
         """
-        if self.holder is not None and self.holder.connection == asking.connection:
+        if self.holder is not None and self.holder.peer == asking.peer:
+            self.sequence += 1
             return
         if self.holder is None and (
-            self._last_taken_by is None or self._last_taken_by.connection == asking.connection
+            self._last_taken_by is None or self._last_taken_by.peer == asking.peer
         ):
             raise LeaseError("this learner has no lease; call env.reset()", code="robot.lease.none")
         taker = self.holder or self._last_taken_by
