@@ -1,16 +1,8 @@
 """The control thread: it owns the hardware, and every call of the robot's code is made here.
 
 Requests come in through a mailbox; what came of them goes out through the request's own
-``finish``, called on this thread, which also encodes the reply.
-
-In lockstep the thread does what it is asked and nothing else; no clock is read. In realtime
-
-* an action is applied at once, the observation is taken at the end of the control period in
-  which it came, then the reply leaves;
-* periods are absolute (``ticks.py``); those that were missed are counted, never made up for;
-* when the last action is older than its lifetime, the robot is told to hold, here, in the
-  thread that writes to the motors, whatever the network does. A ``hold`` that fails is tried
-  again every period.
+``finish``, called on this thread, which also encodes the reply. What the thread does with a
+request, and when, is in ``loop.py``.
 """
 
 from __future__ import annotations
@@ -18,88 +10,101 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from remote_env.errors import (
-    ActionRefusedError,
-    EpisodeOverError,
-    LeaseError,
-    RemoteEnvError,
     RobotFaultError,
-    SensorError,
-    error_from_wire,
 )
-from remote_env.protocol.wiretypes import EndReason
-from remote_env.spec import Mode, RobotSpec, StreamKind
-from remote_env_server.driver import Driver, text_of
-from remote_env_server.episode import Episode
+from remote_env.protocol.values import Value
+from remote_env.spec import Mode, RobotSpec
+from remote_env_server.loop import Loop
 from remote_env_server.requests import (
     Captured,
     HoldRequest,
     Request,
-    ResetRequest,
-    ResetResult,
-    StepRequest,
-    StepResult,
 )
 from remote_env_server.robot import Robot
-from remote_env_server.safety import ActionWatchdog
-from remote_env_server.ticks import TickClock
+from remote_env_server.showcase import Shown
+from remote_env_server.timing import sharpen_timers, try_realtime_priority
 
 __all__ = ["ControlLoop"]
 
 logger = logging.getLogger(__name__)
 
-_CALIBRATION = (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingStep:
-    request: StepRequest
-    applied_at: float
-    due: float
-    tick: int
-    held: float
+# Python's own 5 ms is as long as a control period. Compare benchmarks/lateness.py.
+_SWITCH_INTERVAL: Final = 0.0005
+# While the robot's code blocks, a stop that is thread-safe is called again, in seconds.
+_STOP_AGAIN: Final = 0.1
+_TELL_EVERY: Final = 5.0
+# How often start() looks whether it is to stop, in seconds.
+_LOOK_EVERY: Final = 0.05
 
 
 class ControlLoop:
-    """Runs one robot on one thread."""
+    """Runs one robot on one thread.
 
-    def __init__(self, robot: Robot, mode: Mode, *, sensor_timeout: float) -> None:
+    Attributes:
+        robot: The robot.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        mode: Mode,
+        *,
+        sensor_timeout: float,
+        realtime_priority: int | None = None,
+    ) -> None:
         """Prepare; ``start`` starts the thread.
 
         Args:
             robot: Constructed, not opened.
             mode: Who owns time.
             sensor_timeout: How long a reset waits for a stream to deliver, in seconds.
+            realtime_priority: Of this thread, 1 to 99, if the system allows it; None is an
+                ordinary thread.
         """
-        self._driver = Driver(robot)
+        self.robot = robot
         self._mode = mode
-        self._is_realtime = mode is Mode.REALTIME
-        self._sensor_timeout = sensor_timeout
+        self._is_realtime = mode is not Mode.LOCKSTEP
+        self._realtime_priority = realtime_priority
         self._mailbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="remote-env control", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
-        self._episode = Episode(0, max_steps=None)
-        self._episode.end(EndReason.SERVER_SHUTDOWN)
-        self._pending: _PendingStep | None = None
-        self._watchdog = ActionWatchdog(0.0)
-        self._hold_again_at = math.inf
-        self._ticks = TickClock(1.0, anchor=0.0)
-        self._period = 0.0
+        self._beside: threading.Thread | None = None
+        self._beside_lock = threading.Lock()
+        self._loop = Loop(
+            robot, mode, sensor_timeout=sensor_timeout, is_stopping=self._stopping.is_set
+        )
 
     # Called from other threads
 
     @property
     def spec(self) -> RobotSpec:
         """What the robot is; known once started."""
-        return self._driver.spec
+        return self._loop.driver.spec
+
+    @property
+    def latest(self) -> Captured | None:
+        """The newest observation that was taken on the thread."""
+        return self._loop.latest
+
+    @property
+    def shown(self) -> Shown | None:
+        """What observers may see of it; None if there are none."""
+        return self._loop.showcase.shown
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number of the episode, and how many steps of it were executed."""
+        episode = self._loop.episode
+        return episode.number, episode.steps
 
     @property
     def is_alive(self) -> bool:
@@ -110,11 +115,16 @@ class ControlLoop:
         """Open the robot; returns when it is open and described.
 
         Raises:
-            RemoteEnvError: If the robot cannot be described.
+            RemoteEnvError: If the robot cannot be described, or ``ask_to_stop`` was called: a
+                robot that is still being opened is closed when that is done.
             Exception: Whatever the robot's ``open`` raised.
         """
-        self._thread.start()
-        self._ready.wait()
+        if not self._stopping.is_set():
+            self._thread.start()
+            while not self._ready.wait(_LOOK_EVERY) and not self._stopping.is_set():
+                pass
+        if self._failure is None and self._stopping.is_set():
+            raise RobotFaultError("the robot's server was stopped before the robot was open")
         if self._failure is not None:
             self._thread.join()
             if isinstance(self._failure, Exception):
@@ -134,9 +144,13 @@ class ControlLoop:
         """
         self.ask_to_stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                logger.error("the robot's code still blocks %.0f s after the stop", timeout)
+            # No join: up to Python 3.12 one that a signal interrupts takes the thread for dead.
+            if self._ended.wait(timeout):
+                self._thread.join()
+            else:
+                logger.error("the robot's code still blocks %.1f s after the stop", timeout)
+                if self.robot.stop_is_thread_safe:
+                    self._loop.driver.stop_beside()
 
     def submit(self, request: Request) -> None:
         """Hand a request over; never blocks. Safe from any thread."""
@@ -146,248 +160,115 @@ class ControlLoop:
             return
         self._mailbox.put(request)
 
+    def emergency_stop(self, by: str) -> None:
+        """Stop the robot ahead of everything that waits; never blocks. Safe from any thread.
+
+        Args:
+            by: Who pressed it, and why; for people.
+        """
+        self._loop.presses += 1
+        self._loop.pressed_by = self._loop.to_obey = by
+        self._mailbox.put(None)
+        if not self.robot.stop_is_thread_safe:
+            return
+        with self._beside_lock:
+            if self._beside is None:
+                self._beside = threading.Thread(
+                    target=self._stop_beside, name="remote-env emergency stop", daemon=True
+                )
+                self._beside.start()
+
+    def _stop_beside(self) -> None:
+        """Stop the robot, again and again until its code returns and the control thread does it.
+
+        Once is not enough: it may fail, and that code may command the motors again.
+        """
+        told_at = -math.inf
+        while True:
+            press = self._loop.presses
+            error = self._loop.driver.stop_beside()
+            if error is None:
+                self._loop.stopped_at_press = press
+            now = time.monotonic()
+            if error is not None and now - told_at >= _TELL_EVERY:
+                told_at = now
+                logger.critical("stop() FAILED, the robot may move", exc_info=error)
+            time.sleep(_STOP_AGAIN)
+            with self._beside_lock:  # or who presses now would rely on this thread
+                if self._loop.to_obey is None or not self._thread.is_alive():
+                    self._beside = None
+                    return
+
+    @property
+    def has_obeyed(self) -> bool:
+        """Whether the robot's ``stop`` returned since the emergency stop was pressed last."""
+        return self._loop.stopped_at_press == self._loop.presses
+
+    def release_stop(self) -> None:
+        """Allow resets again; the robot goes on holding. Never blocks."""
+        self._loop.pressed_by = None
+        self._mailbox.put(None)
+
+    def set_observed(self, names: frozenset[str]) -> None:
+        """Say which streams others than the learner watch; never blocks. For any thread."""
+        self._loop.showcase.wanted = names
+        self._mailbox.put(None)
+
+    def statistics(self) -> dict[str, Value]:
+        """Return how the loop is doing, in plain values; also while the robot's code blocks."""
+        latest, episode = self._loop.latest, self._loop.episode
+        # Not the author's own make_obs: that is for the control thread.
+        fields = {**(latest.fields if latest else {}), **Robot.make_obs(self.robot).fields}
+        reason = episode.end_reason
+        return {
+            "mode": self._mode.value,
+            "control_hz": self.spec.control_hz,
+            "episode": episode.number,
+            "steps": episode.steps,
+            "end_reason": None if reason is None else reason.value,
+            "overruns": self._loop.ticks.overruns,
+            "motion": self._loop.mover.limiter.statistics().to_info(),
+            **self._loop.statistics.to_values(
+                fields, self.robot.sensors, now=float(self.robot.now())
+            ),
+        }
+
     # The thread
 
     def _run(self) -> None:
         try:
-            self._driver.open(self._mode)
-            self._period = self.spec.control_period
+            self._open_and_serve()
+        finally:
+            self._ended.set()
+
+    def _open_and_serve(self) -> None:
+        try:
             if self._is_realtime:
-                self._warn_without_hold()
-                self._watchdog = ActionWatchdog(self.spec.action_lifetime)
-                self._ticks = TickClock(self._period, anchor=time.monotonic())
+                sharpen_timers()
+                sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
+            self._loop.open()
+            self._try_priority()
         except BaseException as error:
             self._failure = error
-            self._driver.close()
+            self._loop.driver.close()
             return
         finally:
             self._ready.set()
         try:
-            self._serve()
-        finally:
-            try:
-                if self._is_realtime:
-                    self._hold()
-            finally:
-                self._driver.close()
-
-    def _warn_without_hold(self) -> None:
-        if type(self._driver.robot).hold is Robot.hold:
-            logger.warning(
-                "%s has no hold(): nothing stops it when the learner falls silent. Implement it, "
-                "with an explicit 'pass' if this robot cannot move",
-                self.spec.name,
-            )
-
-    def _serve(self) -> None:
-        while not self._stopping.is_set():
-            try:
+            while not self._stopping.is_set():
                 self._serve_next()
-            except Exception:  # a bug of ours; the thread that can hold must live
-                logger.critical("the control loop failed and goes on", exc_info=True)
-                self._end_episode(EndReason.ROBOT, must_hold=True, cause="the server failed")
+        finally:
+            self._loop.close()
+
+    def _try_priority(self) -> None:
+        if self._realtime_priority is not None:
+            refusal = try_realtime_priority(self._realtime_priority)
+            if refusal is not None:
+                logger.warning("%s", refusal)
 
     def _serve_next(self) -> None:
-        request = self._next_request()
-        match request:
-            case ResetRequest():
-                self._answer(request, self._reset)
-            case StepRequest():
-                self._answer(request, self._step_realtime if self._is_realtime else self._step)
-            case HoldRequest():
-                self._end_episode(EndReason.LINK_LOST)
-        if self._is_realtime:
-            self._keep_time(time.monotonic())
-
-    def _next_request(self) -> Request | None:
-        wake_at = math.inf
-        if self._is_realtime:
-            due = self._pending.due if self._pending else math.inf
-            wake_at = min(due, self._watchdog.deadline, self._hold_again_at)
         try:
-            if wake_at == math.inf:
-                return self._mailbox.get()
-            return self._mailbox.get(timeout=max(0.0, wake_at - time.monotonic()))
-        except queue.Empty:
-            return None
-
-    def _keep_time(self, now: float) -> None:
-        if self._watchdog.is_expired(now) or now >= self._hold_again_at:
-            logger.debug("no action for %.0f ms: hold", self._watchdog.lifetime * 1e3)
-            self._hold()
-            self._watchdog.hold(now)
-        pending = self._pending
-        if pending is not None and now >= pending.due:
-            self._pending = None
-            self._answer(pending.request, lambda request: self._end_step(request, pending))
-            self._ticks.note_done(pending.tick, pending.due, time.monotonic())
-
-    def _answer(self, request: Any, work: Callable[[Any], Any]) -> None:
-        """Do the work of a request and tell what came of it, also if it fails."""
-        try:
-            result = work(request)
-        except (EpisodeOverError, ActionRefusedError, LeaseError) as error:
-            result = error
-        except RemoteEnvError as error:
-            result = self._end_badly(error)
-        except Exception as error:  # a bug of ours; the robot must not pay for it
-            logger.exception("%s failed in the server itself", type(request).__name__)
-            result = self._end_badly(RobotFaultError(f"the robot's server failed: {error!r}"))
-        if result is not None:
-            self._finish(request, result)
-
-    def _end_badly(self, error: RemoteEnvError) -> RemoteEnvError:
-        """End the episode for an error; return what the learner is told."""
-        self._end_episode(EndReason.ROBOT, must_hold=True, cause=text_of(error))
-        if not self._is_realtime:
-            return error
-        fate = (
-            "The robot holds"
-            if self._hold_again_at == math.inf
-            else "hold() FAILED TOO: the robot may still move; use its emergency stop"
-        )
-        told = f"{text_of(error).rstrip('.')}. {fate}"
-        # By its code: the class may be the author's own, with arguments of its own.
-        return error_from_wire(error.code, told, retryable=error.retryable)
-
-    def _finish(self, request: Any, result: Any) -> None:
-        try:
-            request.finish(result)
-        except Exception as error:
-            logger.warning("the answer to a request could not be sent", exc_info=True)
-            why = RobotFaultError(f"what the robot returned cannot be sent: {text_of(error)}")
-            try:
-                request.finish(self._end_badly(why))
-            except Exception:
-                logger.exception("nor could the reason")
-
-    # What is asked
-
-    def _reset(self, request: ResetRequest) -> ResetResult:
-        if not request.is_wanted():
-            # Who gave up, left or lost the lease does not make the robot move any more.
-            raise LeaseError(
-                "the robot was taken over while this reset waited; call env.reset()",
-                code="robot.lease.lost",
-            )
-        self._end_episode(EndReason.OPERATOR)
-        if self._hold_again_at < math.inf and not self._hold():
-            raise RobotFaultError("hold() fails, and a robot that cannot hold is not reset")
-        robot = self._driver.robot
-        robot.set_subscribed(frozenset(request.streams))
-        began_at = robot.now()
-        info = self._driver.reset(request.seed, request.options)
-        self._watchdog.rest()
-        self._episode = Episode(self._episode.number + 1, max_steps=robot.max_episode_steps)
-        captured = self._wait_for_observation(request.streams, began_at, ready_at=robot.now())
-        captured.remote["seed_applied"] = bool(robot.seedable and request.seed is not None)
-        return ResetResult(self._episode.number, captured, info, robot.simulated_latency)
-
-    def _wait_for_observation(
-        self, streams: tuple[str, ...], began_at: float, *, ready_at: float
-    ) -> Captured:
-        """Take the first observation of which every stream was captured after the reset."""
-        deadline = time.monotonic() + self._sensor_timeout
-        while True:
-            tick = self._ticks.next_after(time.monotonic())[0] - 1 if self._is_realtime else 0
-            captured = self._driver.observe(tick)
-            missing = [
-                name for name in streams if not self._is_fresh(captured, name, began_at, ready_at)
-            ]
-            if not missing:
-                return captured
-            if not self._is_realtime or time.monotonic() > deadline:
-                raise self._silent(captured, missing)
-            if self._stopping.wait(0.001):
-                raise RobotFaultError("the robot's server stopped during the reset")
-
-    def _is_fresh(self, captured: Captured, name: str, began_at: float, ready_at: float) -> bool:
-        published = captured.fields[name]
-        if self.spec.stream(name).kind in _CALIBRATION:
-            return True
-        if not self._is_realtime:
-            return published.sequence > 0
-        # What the robot's own reset published is fresh, also if it did so before returning.
-        is_ours = published.thread == threading.get_ident()
-        return published.stamp >= (began_at if is_ours else ready_at)
-
-    def _silent(self, captured: Captured, missing: list[str]) -> SensorError:
-        name = missing[0]
-        published = captured.fields[name]
-        after = f" within {self._sensor_timeout:g} s" if self._is_realtime else ""
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        if published.sequence == 0:
-            what = f"did not deliver once{after} after the reset; check the cable and the thread"
-        else:
-            age = captured.time - published.stamp
-            what = (
-                f"did not deliver again{after} after the reset, its newest is {age:.3g} s old by "
-                "its stamp, which must be on the clock of now(); check the cable and the thread"
-            )
-        return SensorError(
-            f"{name!r}{others} {what} that publishes it, or choose other streams with "
-            "streams=[...]",
-            code="robot.sensor.silent",
-        )
-
-    def _step(self, request: StepRequest) -> StepResult:
-        self._episode.check(number=request.episode, step=request.step)
-        self._driver.apply_action(request.action, simulated_time=request.step * self._period)
-        return self._end_step(request, None)
-
-    def _step_realtime(self, request: StepRequest) -> None:
-        self._episode.check(number=request.episode, step=request.step)
-        now = time.monotonic()
-        tick, due = self._ticks.next_after(now)
-        self._driver.apply_action(request.action, simulated_time=0.0)
-        # After it: an action that the driver refuses keeps nothing alive.
-        held = self._watchdog.feed(now)
-        self._pending = _PendingStep(request, now, due, tick, held)
-
-    def _end_step(self, request: StepRequest, pending: _PendingStep | None) -> StepResult:
-        robot = self._driver.robot
-        captured = self._driver.observe(pending.tick if pending else request.step)
-        outcome = self._driver.judge(captured.observation)
-        terminated, truncated = self._episode.advance(outcome)
-        if pending is not None:
-            captured.remote["held"] = pending.held
-            captured.remote["overruns"] = self._ticks.overruns
-            captured.remote["action_age"] = time.monotonic() - pending.applied_at
-            if terminated or truncated:
-                self._watchdog.rest()
-                if not self._hold():
-                    raise RobotFaultError("hold() failed at the end of the episode")
-        reason = self._episode.end_reason
-        return StepResult(captured, outcome, terminated, truncated, reason, robot.simulated_latency)
-
-    def _end_episode(self, reason: EndReason, *, must_hold: bool = False, cause: str = "") -> None:
-        """End the episode, if there is one; in realtime the robot then holds."""
-        must_hold = must_hold or self._episode.end_reason is None
-        self._episode.end(reason, cause=cause)
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            self._finish(
-                pending.request,
-                EpisodeOverError(
-                    "another learner reset the robot during this step; call env.reset()"
-                    if reason is EndReason.OPERATOR
-                    else f"the episode ended during this step: {reason.value}; call env.reset()"
-                ),
-            )
-        if self._is_realtime and must_hold:
-            self._hold()
-            self._watchdog.rest()
-
-    def _hold(self) -> bool:
-        """Tell the robot to hold. If that fails the episode is over, and it is tried again.
-
-        Returns:
-            Whether it holds.
-        """
-        holds = self._driver.hold()
-        if holds:
-            self._hold_again_at = math.inf
-        else:
-            self._episode.end(EndReason.ROBOT, cause="hold() failed")
-            self._hold_again_at = time.monotonic() + self._period
-        return holds
+            self._loop.serve_next(self._mailbox)
+        except Exception:  # a bug of ours; the thread that can hold must live
+            logger.critical("the control loop failed and goes on", exc_info=True)
+            self._loop.fail()

@@ -16,27 +16,33 @@ class Episode:
         number: Unique in the server's life; steps name it.
         steps: Executed so far.
         end_reason: Why it ended, or None while it runs.
+        cause: Why, in words, if there is more to say.
+        is_told: Whether the learner was told by an answer that it ended.
     """
 
     def __init__(self, number: int, *, max_steps: int | None) -> None:
         self.number = number
         self.steps = 0
         self.end_reason: EndReason | None = None
-        self._cause = ""
+        self.is_told = False
+        self.cause = ""
         self._max_steps = max_steps
 
     def check(self, *, number: int, step: int) -> None:
         """Refuse a step that does not follow.
 
+        An episode that ended behind the learner's back lets one more step pass, which is not
+        executed and which is told the end.
+
         Raises:
-            EpisodeOverError: If the episode ended, or is not this one.
+            EpisodeOverError: If the episode ended and that was told, or it is not this one.
         """
         if number != self.number:
             raise EpisodeOverError(
                 f"episode {number} is over, the robot is in episode {self.number}; call env.reset()"
             )
-        if self.end_reason is not None:
-            cause = f": {self._cause}" if self._cause else ""
+        if self.end_reason is not None and self.is_told:
+            cause = f": {self.cause}" if self.cause else ""
             raise EpisodeOverError(
                 f"the episode ended after {self.steps} steps ({self.end_reason.value}{cause}); "
                 "call env.reset() to begin the next one"
@@ -63,6 +69,7 @@ class Episode:
             self.end(EndReason.TIME_LIMIT)
         elif truncated:
             self.end(outcome.end_reason)
+        self.is_told = self.end_reason is not None
         return terminated, truncated
 
     def end(self, reason: EndReason, *, cause: str = "") -> None:
@@ -74,4 +81,4 @@ class Episode:
         """
         if self.end_reason is None:
             self.end_reason = reason
-            self._cause = cause
+            self.cause = cause

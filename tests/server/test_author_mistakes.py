@@ -15,9 +15,24 @@ from sample_robots import Counter, Rig
 from remote_env import errors
 from remote_env_server import Mode, Outcome, ProprioConfig, RobotServer
 from remote_env_server.control import ControlLoop
-from remote_env_server.requests import ResetRequest
+from remote_env_server.logs import wait_for_logs
+from remote_env_server.requests import ResetRequest, Watch
 
 ZERO = np.zeros(2, np.float32)
+
+
+def reset_request(finish, *, streams=(), is_wanted=lambda: True):
+    """A reset as the network would hand it over."""
+    return ResetRequest(
+        seed=None,
+        options=None,
+        max_steps=None,
+        watch=Watch(streams),
+        received_at=time.monotonic(),
+        is_wanted=is_wanted,
+        tell=lambda fraction, text: None,
+        finish=finish,
+    )
 
 
 def make(method, function):
@@ -42,6 +57,17 @@ def raise_unshowable(*_, **__):
 
 async def cancel(*_, **__):
     raise asyncio.CancelledError
+
+
+def step_until_truncated(env):
+    """Step a Rig until a stream is too old; return what is said in info["remote"]."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        *_, truncated, info = env.step(np.zeros(3, np.float32))
+        if truncated:
+            assert info["remote"]["end_reason"] == "stale_sensor"
+            return info["remote"]
+    raise AssertionError("the episode was not truncated")
 
 
 STEP_MISTAKES = {
@@ -110,6 +136,7 @@ def test_info_that_is_too_large_is_left_out_and_the_episode_goes_on(serve, conne
     for _ in range(3):
         *_, info = env.step(ZERO)
     assert info.keys() == {"remote"}
+    wait_for_logs()
     assert sum("is left out" in r.message for r in caplog.records) == 1
 
 
@@ -140,6 +167,7 @@ def test_a_robot_without_hold_is_warned_of_in_real_time(serve, caplog):
         hold = Counter.__mro__[1].hold
 
     serve(NoHold())
+    wait_for_logs()
     assert "has no hold()" in caplog.text
 
 
@@ -222,26 +250,31 @@ def test_a_hold_that_fails_is_tried_again_and_ends_the_episode(serve, connect):
 
         def hold(self):
             self.tries += 1
-            if self.tries < 4:
+            if 1 < self.tries < 5:  # the first one is at the start
                 raise OSError("brake does not answer")
-            self.held.set()
+            if self.tries > 1:
+                self.held.set()
 
     robot = Stuck()
     env = connect(serve(robot).url)
     env.reset()
     env.step(np.zeros(3, np.float32))
     assert robot.held.wait(5)
+    actions = len(robot.actions)
+    with pytest.raises(
+        errors.RobotFaultError, match=r"failed since the last step: hold\(\) failed"
+    ):
+        env.step(np.zeros(3, np.float32))
     with pytest.raises(errors.EpisodeOverError, match="hold.. failed"):
         env.step(np.zeros(3, np.float32))
+    assert len(robot.actions) == actions
 
 
 @pytest.mark.realtime
 def test_the_learner_is_told_when_hold_fails_too(serve, connect):
     class Broken(Rig):
         def apply_action(self, action):
-            raise OSError("serial gone")
-
-        def hold(self):
+            self.hold = self.apply_action
             raise OSError("serial gone")
 
     env = connect(serve(Broken()).url)
@@ -261,13 +294,13 @@ def test_a_stop_during_a_reset_holds_and_closes_the_robot():
     control = ControlLoop(Silent(publishes=False), Mode.REALTIME, sensor_timeout=60.0)
     control.start()
     answers = []
-    control.submit(ResetRequest(None, None, ("cam/image",), lambda: True, answers.append))
+    control.submit(reset_request(answers.append, streams=("cam/image",)))
     time.sleep(0.2)
     control.stop()
     assert not control.is_alive
     assert len(closed) == 1
     assert closed[0] != []
-    assert isinstance(answers[0], errors.RobotFaultError)
+    assert isinstance(answers[0], errors.ResetCancelledError)
 
 
 def test_a_reset_that_nobody_waits_for_any_more_does_not_move_the_robot():
@@ -276,7 +309,7 @@ def test_a_reset_that_nobody_waits_for_any_more_does_not_move_the_robot():
     control = ControlLoop(robot, Mode.LOCKSTEP, sensor_timeout=1.0)
     control.start()
     answers = queue.SimpleQueue()
-    control.submit(ResetRequest(None, None, (), lambda: False, answers.put))
+    control.submit(reset_request(answers.put, is_wanted=lambda: False))
     assert isinstance(answers.get(timeout=5), errors.LeaseError)
     control.stop()
     assert moved == []
@@ -287,7 +320,7 @@ def test_after_the_stop_a_request_is_answered_at_once():
     control.start()
     control.stop()
     answers = []
-    control.submit(ResetRequest(None, None, (), lambda: True, answers.append))
+    control.submit(reset_request(answers.append))
     assert isinstance(answers[0], errors.RobotFaultError)
 
 
@@ -324,11 +357,41 @@ def test_a_sensor_that_failed_is_started_again_by_a_reset(serve, connect):
     env = connect(serve(robot).url)
     env.reset()
     robot.fails = True
-    with pytest.raises(errors.SensorError, match=r"SystemExit: driver gave up.*env.reset\(\)"):
-        while True:
-            env.step(np.zeros(3, np.float32))
+    stale = step_until_truncated(env)["stale"]
+    assert stale["cam/image"]["cause"] == stale["cam/depth"]["cause"] == "failed"
+    assert "its thread failed, the robot's log has the traceback" in stale["cam/image"]["text"]
+    assert "joint_pos" not in stale
+    with pytest.raises(errors.EpisodeOverError, match="its thread failed"):
+        env.step(np.zeros(3, np.float32))
     env.reset()
-    env.step(np.zeros(3, np.float32))
+    *_, truncated, _ = env.step(np.zeros(3, np.float32))
+    assert not truncated
+
+
+@pytest.mark.realtime
+def test_a_sensor_that_failed_and_publishes_nothing_is_an_error_of_its_own(serve, connect):
+    class Watched(Rig):
+        fails = False
+
+        def open(self):
+            super().open()
+            self.start_sensor("bumper", self.read_bumper, hz=200.0)
+
+        def read_bumper(self):
+            if self.fails:
+                self.fails = False
+                sys.exit("driver gave up")
+
+    robot = Watched()
+    env = connect(serve(robot).url)
+    env.reset()
+    robot.fails = True
+    with pytest.raises(errors.SensorError, match=r"SystemExit: driver gave up.*env.reset\(\)") as e:
+        step_until_truncated(env)
+    assert e.value.code == "robot.sensor.failed"
+    env.reset()
+    *_, truncated, _ = env.step(np.zeros(3, np.float32))
+    assert not truncated
 
 
 @pytest.mark.realtime
@@ -373,10 +436,11 @@ def test_a_robot_that_fails_to_hold_is_not_reset(serve, connect):
     class Stuck(Rig):
         max_episode_steps = 1
         resets = 0
-        is_stuck = True
+        is_stuck = False
 
         def reset(self):
             self.resets += 1
+            self.is_stuck = True
 
         def hold(self):
             if self.is_stuck:
@@ -395,6 +459,24 @@ def test_a_robot_that_fails_to_hold_is_not_reset(serve, connect):
 
 
 @pytest.mark.realtime
+def test_a_robot_that_cannot_hold_from_the_start_is_not_reset(serve, connect):
+    class Stuck(Rig):
+        is_stuck = True
+
+        def hold(self):
+            if self.is_stuck:
+                raise OSError("brake does not answer")
+            super().hold()
+
+    robot = Stuck()
+    env = connect(serve(robot).url)
+    with pytest.raises(errors.RobotFaultError, match="a robot that cannot hold is not reset"):
+        env.reset()
+    robot.is_stuck = False
+    env.reset()
+
+
+@pytest.mark.realtime
 def test_a_hold_that_fails_for_long_does_not_flood_the_log(serve, connect, caplog):
     class Stuck(Rig):
         tries = 0
@@ -404,13 +486,12 @@ def test_a_hold_that_fails_for_long_does_not_flood_the_log(serve, connect, caplo
             raise OSError("brake does not answer")
 
     robot = Stuck()
-    env = connect(serve(robot).url)
-    env.reset()
-    env.step(np.zeros(3, np.float32))
+    serve(robot)
     deadline = time.monotonic() + 5
     while robot.tries < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert robot.tries >= 10
+    wait_for_logs()
     assert sum("FAILED, the robot may move" in r.message for r in caplog.records) == 1
 
 
@@ -441,6 +522,7 @@ def test_the_robot_holds_also_if_the_network_does_not_stop():
     robot = Rig()
     server = RobotServer(robot, listeners=[Endless()])
     server.start()
+    robot.holds.clear()
     with pytest.raises(KeyboardInterrupt):
         server.stop()
     assert robot.holds

@@ -48,7 +48,32 @@ def test_a_step_that_does_not_follow_is_refused(number, step, message):
 
 def test_the_first_reason_stays():
     episode = Episode(1, max_steps=None)
-    episode.end(EndReason.LINK_LOST)
-    episode.end(EndReason.OPERATOR)
-    with pytest.raises(EpisodeOverError, match="link_lost"):
+    episode.end(EndReason.LINK_LOST, cause="a cable")
+    episode.end(EndReason.OPERATOR, cause="a person")
+    assert episode.end_reason is EndReason.LINK_LOST
+    episode.is_told = True
+    with pytest.raises(EpisodeOverError, match="after 0 steps .link_lost: a cable."):
         episode.check(number=1, step=1)
+
+
+def test_an_end_behind_the_learners_back_lets_one_more_step_pass_that_is_told():
+    episode = Episode(1, max_steps=None)
+    episode.advance(Outcome())
+    episode.end(EndReason.EMERGENCY_STOP)
+    episode.check(number=1, step=2)
+    with pytest.raises(EpisodeOverError, match="step 3 does not follow step 1"):
+        episode.check(number=1, step=3)
+    episode.is_told = True
+    with pytest.raises(EpisodeOverError, match="after 1 steps .emergency_stop.; call env.reset"):
+        episode.check(number=1, step=2)
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome(terminated=True), Outcome(truncated=True)], ids=["terminated", "truncated"]
+)
+def test_a_step_that_ends_the_episode_has_told_it(outcome):
+    episode = Episode(1, max_steps=None)
+    assert not episode.is_told
+    episode.advance(outcome)
+    with pytest.raises(EpisodeOverError, match="after 1 steps"):
+        episode.check(number=1, step=2)

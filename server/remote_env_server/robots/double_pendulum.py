@@ -47,6 +47,7 @@ MAX_RATE: Final = 20.0
 _MAX_SUBSTEP: Final = 0.002
 _PLANT_HZ: Final = 500.0
 _CAMERA_HZ: Final = 30.0
+_MAX_AGE: Final = 0.2  # of what the encoders say; more than a busy machine makes of 2 ms
 # A process that was stopped for longer than this, in seconds, does not make up for it.
 _LONGEST_CATCH_UP: Final = 0.1
 # Episodes begin with each of the six state variables within this, in SI units.
@@ -181,15 +182,19 @@ class DoublePendulumRobot(Robot):
                 on_request=True,
                 max_depth=_FARTHEST,
                 hz=_CAMERA_HZ,
+                may_repeat=True,  # a cart that is caught stands still
             ),
         )
 
     def proprio_configs(self) -> tuple[ProprioConfig, ...]:
         """Declare what encoders on the rail and in both joints measure."""
         return (
-            ProprioConfig("joint_pos", 3, low=-_MOST[:3], high=_MOST[:3], unit="m, rad, rad"),
-            ProprioConfig("joint_vel", 3, low=-_MOST[3:], high=_MOST[3:], unit="m/s, rad/s, rad/s"),
+            self._measures("joint_pos", _MOST[:3], "m, rad, rad"),
+            self._measures("joint_vel", _MOST[3:], "m/s, rad/s, rad/s"),
         )
+
+    def _measures(self, name: str, most: NDArray[np.float32], unit: str) -> ProprioConfig:
+        return ProprioConfig(name, 3, low=-most, high=most, unit=unit, max_age=_MAX_AGE)
 
     def get_metadata(self) -> dict[str, Value]:
         """Return the plant's physical parameters, in SI units, under ``parameters``."""
@@ -201,7 +206,7 @@ class DoublePendulumRobot(Robot):
         """Start the plant's and the camera's thread in real time; then the robot is ready."""
         # In real time the wall clock has its say: a seed decides only how it begins.
         self.seedable = self.mode is Mode.LOCKSTEP
-        if self.mode is Mode.REALTIME:
+        if self.mode is not Mode.LOCKSTEP:
             self._time = time.monotonic()
             self.start_sensor("plant", self._run_plant, hz=_PLANT_HZ)
             self.start_sensor(_CAMERA, self._render, hz=_CAMERA_HZ)
@@ -233,7 +238,7 @@ class DoublePendulumRobot(Robot):
             self._state = start or tuple(drawn)
             self._force = 0.0
             self._steps = 0
-            self._time = time.monotonic() if self.mode is Mode.REALTIME else 0.0
+            self._time = time.monotonic() if self.mode is not Mode.LOCKSTEP else 0.0
             self._is_caught = False
         self._publish()
 
@@ -245,7 +250,7 @@ class DoublePendulumRobot(Robot):
         """
         with self._lock:
             self._force = MAX_FORCE * float(action[0])
-            if self.mode is Mode.REALTIME:
+            if self.mode is not Mode.LOCKSTEP:
                 return
             count = math.ceil(self.config.dt / _MAX_SUBSTEP - 1e-9)
             self._integrate(count, self.config.dt / count)
@@ -260,7 +265,7 @@ class DoublePendulumRobot(Robot):
 
     def now(self) -> float:
         """Return simulated time since the reset in lockstep, else the monotonic clock, in s."""
-        return time.monotonic() if self.mode is Mode.REALTIME else self._time
+        return time.monotonic() if self.mode is not Mode.LOCKSTEP else self._time
 
     # What is seen and judged
 

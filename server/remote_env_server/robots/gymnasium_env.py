@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from remote_env.errors import ConfigurationError
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode, OutOfBounds, StreamSpec
-from remote_env_server.buffers import CameraBuffer, CameraConfig
+from remote_env_server.buffers import CameraBuffer
+from remote_env_server.configs import CameraConfig
 from remote_env_server.robot import Outcome, Robot
 from remote_env_server.streams import describe_streams, space_streams
 
@@ -114,7 +115,7 @@ class GymnasiumRobot(Robot):
     def _camera_config(self) -> CameraConfig:
         assert self._image is not None
         height, width, channels = self._image
-        return CameraConfig(_CAMERA, height, width, channels, on_request=True)
+        return CameraConfig(_CAMERA, height, width, channels, on_request=True, may_repeat=True)
 
     def get_metadata(self) -> dict[str, Value]:
         """Return why there is no camera, if there is none."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from remote_env.spec import Mode
+from remote_env_server.freshness import FreshnessJudge
 from remote_env_server.robots.double_pendulum import MAX_FORCE, DoublePendulumRobot
 
 pytestmark = pytest.mark.realtime
@@ -16,10 +17,10 @@ SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))
 UPRIGHT = [0.0] * 6
 
 
-@pytest.fixture
-def robot():
+@pytest.fixture(params=[Mode.REALTIME, Mode.DELAYED], ids=lambda mode: mode.value)
+def robot(request):
     robot = DoublePendulumRobot()
-    robot.mode = Mode.REALTIME
+    robot.mode = request.param
     robot.open()
     yield robot
     robot.close()
@@ -128,6 +129,22 @@ def test_in_real_time_the_camera_draws_from_when_somebody_wants_it(robot):
     assert observation.incoherent == ()
 
 
+def test_a_picture_of_a_plant_that_stands_still_is_not_taken_for_frozen(robot):
+    robot.set_subscribed(frozenset({"camera/image"}))
+    judge = FreshnessJudge(robot.streams())
+    first = wait_for(lambda: robot.make_obs().fields["camera/image"].sequence)
+
+    def later():
+        fields = robot.make_obs().fields
+        is_later = fields["camera/image"].sequence > first + 10  # twice its max_age
+        return fields if is_later else None
+
+    fields = wait_for(later)
+    arrived_at = fields["camera/image"].arrived_at
+    stamp = fields["camera/image"].stamp
+    assert judge.judge(fields, ["camera/image"], now=stamp, monotonic=arrived_at) == ()
+
+
 def test_a_plant_that_was_kept_waiting_catches_up_with_the_clock(robot):
     begin(robot, UPRIGHT)
     with robot._lock:  # stands in for a machine that was busy with something else
@@ -136,3 +153,13 @@ def test_a_plant_that_was_kept_waiting_catches_up_with_the_clock(robot):
     stamp, _ = reading(robot, after=robot.now())
 
     assert time.monotonic() - stamp < 0.08
+
+
+@pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.DELAYED])
+def test_where_time_is_its_own_it_resets_whenever_a_learner_likes(serve, connect, mode):
+    env = connect(serve(DoublePendulumRobot(), mode=mode).url)
+    for _ in range(3):
+        observation, info = env.reset()
+        assert env.observation_space.contains(observation)
+        assert max(info["remote"]["ages"].values()) < 1.0 * SLOWDOWN
+        env.step(env.action_space.sample())
