@@ -1,22 +1,25 @@
-"""One connection to a robot: what its client may ask, and what it is answered.
+"""A client as the robot's side sees it: what it may ask, and what it is answered.
 
-``on_*`` are called by a transport's network thread, which only parses, checks and hands over;
-``finish_*`` by the control thread, with what came of a request. One lock guards the protocol
-connection and is held for decoding or encoding one frame.
+A ``Visit`` (``visit.py``) is one connection; it becomes a ``Peer`` by its hello. A peer outlives
+its connection: when that is lost, another one may resume it, with its subscription, its request
+ids and the answer that was lost. ``on_*`` are called by a transport's network thread, which
+only parses, checks and hands over; ``finish_*`` by the control thread, with what came of a
+request. One lock guards the protocol connection and is held for decoding or encoding one frame.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
-import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from remote_env.errors import (
     AccessDeniedError,
+    ActionRefusedError,
     ConfigurationError,
     LeaseError,
     LocalProtocolError,
@@ -28,37 +31,54 @@ from remote_env.errors import (
 from remote_env.protocol import (
     Buffer,
     Bye,
+    Cancel,
     Connection,
+    EmergencyStop,
     Error,
+    GetStatistics,
     Heartbeat,
     Hello,
     Message,
+    Observation,
+    Observe,
     Ping,
     Pong,
+    Probe,
+    Probed,
+    Progress,
     Release,
-    Released,
+    ReleaseStop,
     Repeated,
     Reset,
     ResetDone,
-    Role,
     State,
+    Statistics,
     Step,
     StepDone,
     Subscribe,
     Subscribed,
-    Value,
     drop_unsupported,
 )
-from remote_env.spec import StreamKind
 from remote_env.transport import FrameSink, join
-from remote_env_server.lease import STALE_AFTER, Holder
+from remote_env_server.answers import EpisodeAnswers
+from remote_env_server.core import (
+    Answered,
+    CancelAsked,
+    Heard,
+    ReleaseAsked,
+    ResetAsked,
+    StepAsked,
+    StopAsked,
+    StopReleaseAsked,
+)
 from remote_env_server.requests import (
-    Captured,
     ResetRequest,
     ResetResult,
     StepRequest,
     StepResult,
+    Watch,
 )
+from remote_env_server.visit import refuse_noise
 
 if TYPE_CHECKING:
     from remote_env_server.session import RobotSession
@@ -67,108 +87,165 @@ __all__ = ["Peer"]
 
 logger = logging.getLogger(__name__)
 
+# More than a person can read; a robot may tell its progress in each turn of a servo loop.
+_PROGRESS_PERIOD: Final = 0.1
+# Enough to measure a bandwidth, and not enough to keep the network thread busy.
+_LARGEST_PROBE: Final = 262144
+
 
 class Peer:
-    """The server's end of one connection: a ``FrameHandler`` for its transport.
+    """One client, on its present connection if it has one.
 
     Attributes:
-        number: Unique to the connection.
-        holder: Who it is, for the lease.
+        number: Unique to the client.
+        owner: For people.
     """
 
-    def __init__(self, session: RobotSession, sink: FrameSink, *, number: int) -> None:
+    def __init__(
+        self, session: RobotSession, hello: Hello, connection: Connection, sink: FrameSink, *,
+        number: int,
+    ) -> None:  # fmt: skip
         self.number = number
-        self.holder = Holder(number, "", sink.peer_name)
-        self._connection = Connection(Role.SERVER, now=time.monotonic(), limits=session.limits)
+        self.owner = hello.owner or sink.peer_name
+        self._connection = connection
         self._session = session
-        self._sink = sink
+        self._sink: FrameSink | None = sink
         self._lock = threading.Lock()
-        self._streams: tuple[str, ...] = ()
-        self._has_stamps = False
-        self._may_control = False
+        self._watch = Watch(session.welcome.subscribed)
+        self._may_control = hello.role == "control"
         self._was_refused = False
-        self._answered_at = -math.inf
+        self._said_goodbye = False
+        self._asked_again = 0
+        # The tick of the observation that this client got last, and when it was written.
+        self._seen = (-1, -math.inf)
+        self._answers = EpisodeAnswers(session.spec)
+        self._progress_at = -math.inf
 
-    def is_stale(self, now: float) -> bool:
-        """Whether there was no sign of life for so long that the lease may be taken.
+    @property
+    def may_control(self) -> bool:
+        """Whether it may command the robot."""
+        return self._may_control
 
-        Who waits for our answer is not silent, and has its time from the answer on.
-        """
-        return (
-            not self._connection.is_busy
-            and self._connection.is_silent(now, longer_than=STALE_AFTER)
-            and now - self._answered_at > STALE_AFTER
-        )
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What it is subscribed to."""
+        return self._watch.streams
+
+    def welcome(self, hello: Hello, token: str) -> None:
+        """Answer the hello."""
+        self._send(replace(self._session.welcome, id=hello.id, session=token))
+
+    def resume(self, hello: Hello, token: str, connection: Connection, sink: FrameSink) -> None:
+        """Go on with another connection; the one before, if it still stands, is closed."""
+        with self._lock:
+            connection.adopt(self._connection, asking=hello.asking)
+            welcome = replace(self._session.welcome, id=hello.id, session=token, resumed=True)
+            sink.send(connection.send(welcome))
+            self._connection = connection
+            before, self._sink = self._sink, sink
+            self._asked_again = hello.asking
+        if before is not None:
+            before.close(1000, "resumed by another connection")
 
     # From the transport
 
-    def on_frame(self, frame: Buffer) -> None:
-        """Take the next frame."""
+    def on_frame(self, frame: Buffer, sink: FrameSink) -> None:
+        """Take the next frame of a connection."""
+        now = time.monotonic()
         try:
             with self._lock:
-                if self._connection.state is State.CLOSED:
-                    return  # both ends said goodbye at once, or what came after an error
-                message = self._connection.receive(frame, time.monotonic())
+                if sink is not self._sink or self._connection.state is State.CLOSED:
+                    return  # resumed elsewhere; or both said goodbye; or what follows an error
+                message = self._connection.receive(frame, now)
         except RemoteProtocolError as error:
-            logger.warning("%s broke the protocol: %s", self._sink.peer_name, error)
-            self._send(Error(id=0, code=error.code, message=str(error), retryable=False))
-            self._sink.close(1002, str(error))
+            refuse_noise(sink, error)
+            self._let_go(sink)
             return
+        # Also what is refused below, and what comes twice, is a sign of life.
+        self._session.handle(Heard(self.number))
         if isinstance(message, Repeated):
-            self._sink.send(message.frame)
+            sink.send(message.frame)
         elif message is not None:
-            self._dispatch(message)
+            self._dispatch(message, now)
 
-    def on_close(self, reason: str) -> None:
-        """Forget the connection."""
-        logger.info("%s left: %s", self.holder.owner, reason)
+    def on_close(self, sink: FrameSink, reason: str) -> None:
+        """A connection is gone; the client may resume, unless it said goodbye."""
+        logger.info("%s left: %s", self.owner, reason)
+        self._let_go(sink)
+
+    def _let_go(self, sink: FrameSink) -> None:
+        self._session.leave(self, sink)
+
+    def detach(self, sink: FrameSink) -> bool:
+        """Note that a connection is gone; return whether it was the present one."""
+        with self._lock:
+            if sink is not self._sink:
+                return False
+            self._sink = None
+            return True
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the client left for good."""
+        return self._said_goodbye
+
+    def close(self) -> None:
+        """Forget everything; the client cannot resume any more."""
+        self._session.observers.remove(self)
         with self._lock:
             self._connection.close()
-        self._session.forget(self)
+            sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.close(1000, "forgotten")
 
     def say_goodbye(self, reason: str) -> None:
-        """Tell the peer that we close on purpose."""
+        """Tell the client that we close on purpose."""
         self._send(Bye(reason=reason))
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: Message, now: float) -> None:
         try:
             match message:
-                case Hello():
-                    self._on_hello(message)
+                case Step():
+                    self._on_step(message, now)
+                case Reset():
+                    self._on_reset(message, now)
                 case Subscribe():
                     self._on_subscribe(message)
-                case Reset():
-                    self._on_reset(message)
-                case Step():
-                    self._on_step(message)
+                case Observe():
+                    self._session.observers.add(self, message)
                 case Release():
-                    self._session.release_lease(self)
-                    self._send(Released(id=message.id))
+                    self._session.handle(ReleaseAsked(self.number, message.id))
+                case Cancel():
+                    self._session.handle(CancelAsked(self.number, message.request))
+                case EmergencyStop():
+                    self._session.handle(StopAsked(self.number, message.id, message.reason))
+                case ReleaseStop():
+                    self._check_may_control()
+                    self._session.handle(StopReleaseAsked(self.number, message.id))
+                case GetStatistics():
+                    self._send(Statistics(message.id, values=self._session.statistics()))
+                case Probe():
+                    self._on_probe(message)
                 case Ping():
                     self._send(Pong(id=message.id, time=time.monotonic()))
-                case Bye():
-                    self._sink.close(1000, "bye")
                 case Heartbeat():
-                    pass  # that it came is all that it says; the connection noted when
+                    pass
+                case Bye():
+                    self._said_goodbye = True
+                    if self._sink is not None:
+                        self._sink.close(1000, "bye")
         except RemoteEnvError as error:
-            self._send_error(message.id, error)
-            if isinstance(message, Hello):
-                self._sink.close(1008, str(error))
+            self.refuse(message.id, error)
         except Exception as error:  # a bug of ours, or of a robot's declarations
             logger.exception("a %s could not be answered", type(message).__name__)
-            self._send_error(message.id, RobotFaultError(f"the robot's server failed: {error!r}"))
+            self.refuse(message.id, RobotFaultError(f"the robot's server failed: {error!r}"))
 
     # What a client may ask
 
-    def _on_hello(self, message: Hello) -> None:
-        self._session.check_token(message.token)
-        owner = message.owner or self._sink.peer_name
-        self.holder = Holder(self.number, message.process, owner)
-        self._may_control = message.role == "control"
-        logger.info("%s connected from %s with %s", owner, self._sink.peer_name, message.client)
-        welcome = self._session.welcome
-        self._send(replace(welcome, id=message.id, session=uuid.uuid4().hex))
-        self._choose(welcome.subscribed)
+    def _on_probe(self, message: Probe) -> None:
+        if message.size > _LARGEST_PROBE:
+            raise ConfigurationError(f"a probe has at most {_LARGEST_PROBE} bytes")
+        self._send(Probed(message.id, padding=bytes(message.size)))
 
     def _on_subscribe(self, message: Subscribe) -> None:
         offered = {stream.name for stream in self._session.spec.streams}
@@ -178,18 +255,11 @@ class Peer:
                 f"streams that do not exist or come twice: {unknown or list(message.streams)}; "
                 f"this robot offers {sorted(offered)}"
             )
+        watch = Watch(message.streams, _checked_ages(message), message.on_stale)
         self._send(Subscribed(id=message.id, streams=message.streams))
-        self._choose(message.streams)
+        self._watch = watch
 
-    def _choose(self, streams: tuple[str, ...]) -> None:
-        spec = self._session.spec
-        self._streams = streams
-        # The leaves of a served environment's observation have no clock of their own.
-        self._has_stamps = any(
-            spec.stream(name).kind is not StreamKind.OBSERVATION for name in streams
-        )
-
-    def _on_reset(self, message: Reset) -> None:
+    def _on_reset(self, message: Reset, now: float) -> None:
         self._check_may_control()
         known = self._session.spec.reset_options
         unknown = sorted((message.options or {}).keys() - known.keys()) if known is not None else []
@@ -201,25 +271,40 @@ class Peer:
         request = ResetRequest(
             seed=message.seed,
             options=message.options,
-            streams=self._streams,
+            max_steps=message.max_steps,
+            watch=self._watch,
+            received_at=now,
             is_wanted=lambda: self._session.has_lease(self),
-            finish=lambda result: self.finish_reset(message.id, result),
+            tell=lambda fraction, text: self._tell(message.id, fraction, text),
+            finish=lambda result: self.finish_reset(message.id, result, now),
         )
-        self._session.begin(self, request, take=message.take)
+        self._session.handle(ResetAsked(self.number, message.id, request, message.take))
 
-    def _on_step(self, message: Step) -> None:
+    def _on_step(self, message: Step, now: float) -> None:
         self._check_may_control()
-        self._session.check_lease(self)
-        guarded = self._session.guard.check(message.action)
+        try:
+            guarded = self._session.guard.check(message.action)
+        except ActionRefusedError as error:
+            self._answers.count_refused(error)
+            raise
         executed = guarded.value if guarded.was_clipped else None
-        self._session.control.submit(
-            StepRequest(
-                episode=message.episode,
-                step=message.step,
-                action=guarded.value,
-                finish=lambda result: self.finish_step(message, result, executed=executed),
-            )
+        request = StepRequest(
+            episode=message.episode,
+            step=message.step,
+            action=guarded.value,
+            received_at=now,
+            finish=lambda result: self.finish_step(message, result, executed=executed, came=now),
         )
+        tick, seen_at = self._seen
+        is_again, self._asked_again = message.id == self._asked_again, 0
+        asked = StepAsked(
+            self.number,
+            message.id,
+            request,
+            seen_at=seen_at if message.tick == tick else None,
+            is_again=is_again,
+        )
+        self._session.handle(asked)
 
     def _check_may_control(self) -> None:
         if not self._may_control:
@@ -230,28 +315,29 @@ class Peer:
 
     # From the control thread
 
-    def finish_reset(self, message_id: int, result: ResetResult | RemoteEnvError) -> None:
-        """Send what came of a reset."""
-        if isinstance(result, RemoteEnvError):
-            self._send_error(message_id, result)
+    def _tell(self, message_id: int, fraction: float, text: str) -> None:
+        """Send how far a reset is, at most ten times a second."""
+        now = time.monotonic()
+        if now - self._progress_at < _PROGRESS_PERIOD:
             return
-        captured = result.captured
-        sequences, stamps = self._times_of(captured)
-        done = ResetDone(
-            id=message_id,
-            episode=result.episode,
-            tick=captured.tick,
-            time=captured.time,
-            sequences=sequences,
-            stamps=stamps,
-            info=result.info,
-            remote=captured.remote,
-            observation=tuple(captured.fields[name].array for name in self._streams),
-        )
+        self._progress_at = now
+        with contextlib.suppress(LocalProtocolError):  # a text that is too long
+            self._send(Progress(message_id, fraction=float(fraction), text=text[:1000]))
+
+    def finish_reset(
+        self, message_id: int, result: ResetResult | RemoteEnvError, came: float
+    ) -> None:
+        """Send what came of a reset that came at a moment."""
+        self._session.handle(Answered(self.number, message_id))
+        if isinstance(result, RemoteEnvError):
+            self.refuse(message_id, result)
+            return
+        done = self._answers.reset_done(message_id, result, self._watch, came=came)
+        self._seen = (done.tick, done.sent)
         self._send_outcome(done, result.latency)
 
     def finish_step(
-        self, message: Step, result: StepResult | RemoteEnvError, *, executed: Any
+        self, message: Step, result: StepResult | RemoteEnvError, *, executed: Any, came: float
     ) -> None:
         """Send what came of a step.
 
@@ -259,38 +345,17 @@ class Peer:
             message: Which asked for it.
             result: What came of it.
             executed: The action, if the guard changed it; else None.
+            came: When it came, on the monotonic clock, in seconds.
         """
+        self._session.handle(Answered(self.number, message.id))
         if isinstance(result, RemoteEnvError):
-            self._send_error(message.id, result)
+            if isinstance(result, ActionRefusedError):
+                self._answers.count_refused(result)
+            self.refuse(message.id, result)
             return
-        captured = result.captured
-        sequences, stamps = self._times_of(captured)
-        remote: dict[str, Value] = captured.remote
-        if executed is not None:
-            remote["action_executed"] = executed
-        done = StepDone(
-            id=message.id,
-            episode=message.episode,
-            step=message.step,
-            tick=captured.tick,
-            time=captured.time,
-            reward=result.outcome.reward,
-            terminated=result.terminated,
-            truncated=result.truncated,
-            end_reason=result.end_reason,
-            sequences=sequences,
-            stamps=stamps,
-            info=dict(result.outcome.info),
-            remote=remote,
-            observation=tuple(captured.fields[name].array for name in self._streams),
-        )
+        done = self._answers.step_done(message, result, self._watch, executed=executed, came=came)
+        self._seen = (done.tick, done.sent)
         self._send_outcome(done, result.latency)
-
-    def _times_of(self, captured: Captured) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        if not self._has_stamps:
-            return (), ()
-        fields = [captured.fields[name] for name in self._streams]
-        return tuple(f.sequence for f in fields), tuple(float(f.stamp) for f in fields)
 
     def _send_outcome(self, message: ResetDone | StepDone, latency: float) -> None:
         """Send an answer, without what the wire cannot carry.
@@ -308,10 +373,13 @@ class Peer:
         self._session.name_dropped_once(dropped)
         self._send(replace(message, info=info), latency=latency)
 
-    def _send_error(self, message_id: int, error: RemoteEnvError) -> None:
+    # To the client
+
+    def refuse(self, message_id: int, error: RemoteEnvError) -> None:
+        """Answer a request with an error."""
         if isinstance(error, LeaseError) and not self._was_refused:
             self._was_refused = True  # it tries again for seconds: one line is enough
-            logger.info("%s was refused: %s", self.holder.owner, error)
+            logger.info("%s was refused: %s", self.owner, error)
         self._send(
             Error(
                 id=message_id,
@@ -322,8 +390,37 @@ class Peer:
             )
         )
 
+    def send(self, message: Message) -> None:
+        """Send a message; silent if the connection is gone."""
+        self._send(message)
+
+    def show(self, message: Observation) -> None:
+        """Send an observation to an observer; silent if the connection is gone.
+
+        Raises:
+            LocalProtocolError: If it cannot be written.
+        """
+        with self._lock:
+            sink = self._sink
+            if sink is None or self._connection.state is not State.OBSERVING:
+                return
+            frame = self._connection.send(message)
+        sink.send(frame)  # a copy of all pictures: the network thread does not wait for that
+
+    def backlog(self) -> int:
+        """Return about how many bytes were sent to this client and have not left yet."""
+        sink = self._sink
+        return 0 if sink is None else sink.backlog()
+
+    def give_up(self, error: RemoteEnvError) -> None:
+        """Tell the client why nothing more is said on this connection, and close it."""
+        self.refuse(0, error)
+        sink = self._sink
+        if sink is not None:
+            sink.close(1011, str(error))
+
     def _send(self, message: Message, *, latency: float = 0.0) -> None:
-        """Encode and hand over; silent if the connection is gone.
+        """Encode and hand over; without a connection the answer is kept for who resumes.
 
         Args:
             message: What to say.
@@ -332,13 +429,32 @@ class Peer:
         with self._lock:
             if self._connection.state is State.CLOSED:
                 return
-            self._answered_at = time.monotonic()
             frame = self._connection.send(message)
+            if self._sink is None:
+                return
             if latency <= 0:
                 self._sink.send(frame)
                 return
+            send = self._sink.send
         # A copy: the robot may write to its arrays before the timer fires.
-        timer = threading.Timer(latency, self._sink.send, ([join(frame)],))
+        timer = threading.Timer(latency, send, ([join(frame)],))
         timer.name = "remote-env simulated latency"
         timer.daemon = True
         timer.start()
+
+
+def _checked_ages(message: Subscribe) -> dict[str, float]:
+    """Return the ages that a client set.
+
+    Raises:
+        ConfigurationError: If one is no positive number, or of a stream not subscribed to.
+    """
+    ages: dict[str, float] = {}
+    for name, age in message.max_ages.items():
+        if name not in message.streams or not isinstance(age, (int, float)) or not age > 0:
+            raise ConfigurationError(
+                f"max_age {age!r:.40} of {name!r:.200}: give a positive number of seconds "
+                "(infinity: never stale) for a stream that is subscribed to"
+            )
+        ages[name] = float(age)
+    return ages
