@@ -1,14 +1,15 @@
 """The robot's side: implement a ``Robot``, hand it to a ``RobotServer``."""
 
 from remote_env.protocol.wiretypes import EndReason
-from remote_env.spec import Mode, OutOfBounds
+from remote_env.spec import ActionLimit, Mode, OutOfBounds
 from remote_env_server.app import DEFAULT_PORT, RobotServer
-from remote_env_server.buffers import CameraConfig, ProprioConfig
+from remote_env_server.configs import CameraConfig, ProprioConfig
 from remote_env_server.robot import Outcome, Robot
 from remote_env_server.snapshot import Snapshot
 
 __all__ = [
     "DEFAULT_PORT",
+    "ActionLimit",
     "CameraConfig",
     "EndReason",
     "Mode",

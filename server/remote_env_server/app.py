@@ -6,21 +6,25 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from remote_env.errors import ConfigurationError
-from remote_env.protocol import Limits
+from remote_env.protocol import Limits, Value
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, RobotSpec
 from remote_env.transport import Listener
 from remote_env.transport.websocket_server import WebSocketListener, is_loopback
 from remote_env.version import __version__
 from remote_env_server.control import ControlLoop
+from remote_env_server.latch import Latch, default_latch_file, name_of
+from remote_env_server.logs import relay_logs, stop_relaying_logs, wait_for_logs
 from remote_env_server.robot import Robot
 from remote_env_server.session import RobotSession
 
@@ -31,13 +35,23 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT: Final = 8765
 _SHORTEST_TOKEN: Final = 16
 _HEADER_SIZE: Final = 64 << 10
+# An end of the process, and an ssh that was lost; nohup wants the latter ignored.
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+# How long stop() waits for a start() beside it that does not come back, in seconds.
+_STARTING_TIMEOUT: Final = 10.0
+# How long stop() waits for the robot's code, in seconds.
+_CODE_TIMEOUT: Final = 5.0
+# How long the robot's code may take after a second signal, in seconds: that is for a hand that
+# presses Ctrl-C twice, and not for code that hangs.
+_LAST_CHANCE: Final = 0.5
 
 
 class RobotServer:
     """Serves one robot.
 
     ``run()`` blocks until SIGINT or SIGTERM; ``await serve()`` does not return either;
-    ``start()`` and ``stop()``, or a ``with`` block, are for programs of your own.
+    ``start()`` and ``stop()``, or a ``with`` block, are for programs of your own. Those leave
+    signals to the program: one that SIGTERM kills without a handler does not hold the robot.
     """
 
     def __init__(
@@ -51,6 +65,8 @@ class RobotServer:
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
         sensor_timeout: float = 5.0,
+        latch_file: str | os.PathLike[str] | Literal[False] | None = None,
+        realtime_priority: int | None = None,
         listeners: Sequence[Listener] | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -59,12 +75,18 @@ class RobotServer:
             robot: What to serve.
             host: To listen at. Beyond this machine only with a token.
             port: To listen at; 0 lets the system choose, see ``url``.
-            mode: ``"lockstep"`` or ``"realtime"``; the robot's first mode if None.
+            mode: ``"lockstep"``, ``"realtime"`` or ``"delayed"``, which every robot can that
+                can be served in realtime; the robot's first mode if None.
             token: What every client must show; at least 16 characters.
             allowed_hosts: Names by which clients may call this machine, beside its
                 addresses and its own name.
             allowed_origins: Web pages that may connect; none by default.
             sensor_timeout: How long a reset waits for a stream to deliver, in seconds.
+            latch_file: Remembers a pressed emergency stop, so that a restart does not release
+                it; made and removed by the server. None is a file of this user's own, by port
+                and robot (none for port 0); False remembers nothing.
+            realtime_priority: Of the control thread, 1 to 99 (``SCHED_FIFO``; stay below 50),
+                where the system allows it; None is an ordinary thread. Best effort.
             listeners: Transports to use in place of a WebSocket at host and port.
 
         Raises:
@@ -81,12 +103,18 @@ class RobotServer:
             self.mode = Mode(mode) if mode is not None else modes[0]
         except ValueError:
             raise ConfigurationError(
-                f"mode must be 'lockstep' or 'realtime', not {mode!r}"
+                f"mode must be 'lockstep', 'realtime' or 'delayed', not {mode!r}"
             ) from None
+        if Mode.REALTIME in modes:
+            modes = (*modes, Mode.DELAYED)
         if self.mode not in modes:
             raise ConfigurationError(
                 f"{type(robot).__name__} cannot be served in {self.mode.value}, only in "
-                f"{', '.join(modes)}"
+                f"{', '.join(dict.fromkeys(modes))}"
+            )
+        if realtime_priority is not None and not 1 <= realtime_priority <= 99:
+            raise ConfigurationError(
+                f"realtime_priority must be 1 to 99, or None, not {realtime_priority}"
             )
         token = token.strip() if token is not None else None
         if token is not None and len(token) < _SHORTEST_TOKEN:
@@ -115,8 +143,15 @@ class RobotServer:
         self._allowed_origins = tuple(allowed_origins)
         self._given_listeners = listeners
         self._listeners: list[Listener] = []
-        self._control = ControlLoop(robot, self.mode, sensor_timeout=sensor_timeout)
+        if latch_file is None and listeners is None:
+            latch_file = default_latch_file(port, name_of(robot))
+        self._latch_file = Path(latch_file) if latch_file else None
+        self._latch: Latch | None = None
+        self._control = ControlLoop(
+            robot, self.mode, sensor_timeout=sensor_timeout, realtime_priority=realtime_priority
+        )
         self._session: RobotSession | None = None
+        self._relays_logs = False
 
     @property
     def url(self) -> str:
@@ -132,12 +167,21 @@ class RobotServer:
             raise ConfigurationError("the robot is not described before the server is started")
         return self._session.spec
 
+    def statistics(self) -> dict[str, Value]:
+        """Return how the robot is doing: the same as ``RobotClient.statistics``."""
+        if self._session is None:
+            raise ConfigurationError("there are no statistics before the server is started")
+        return self._session.statistics()
+
     def start(self) -> None:
         """Open the robot and listen; returns when clients can connect. Once only.
+
+        Signals are left to the program: see the class.
 
         Raises:
             ConfigurationError: If the robot's declarations make no sense or the address
                 cannot be used.
+            RobotFaultError: If ``stop`` was called meanwhile, or before.
             Exception: Whatever the robot's ``open`` raised.
         """
         if self._is_used:
@@ -147,6 +191,8 @@ class RobotServer:
         # A program that ends without stop() must not leave the robot moving.
         atexit.register(self.stop)
         with self._starting:
+            self._relays_logs = True
+            relay_logs()
             try:
                 self._start()
             except BaseException:
@@ -154,6 +200,7 @@ class RobotServer:
                 raise
 
     def _start(self) -> None:
+        self._latch = Latch(self._latch_file)  # first: a stop that cannot be read serves nobody
         self._control.start()
         spec = self._control.spec
         action = SpaceCodec(spec.action_space, root="action").layout
@@ -164,6 +211,7 @@ class RobotServer:
             limits=Limits(frame_size, _HEADER_SIZE),
             token=self._token,
             version=f"remote-env-server {__version__}",
+            latch=self._latch,
         )
         self._listeners = list(self._given_listeners or [self._websocket(spec, frame_size)])
         for listener in self._listeners:
@@ -181,23 +229,54 @@ class RobotServer:
         )
 
     def stop(self) -> None:
-        """Hold and close the robot, tell the clients, and stop. Idempotent."""
-        with self._starting:
+        """Hold and close the robot, tell the clients, and stop. Idempotent.
+
+        Blocks for as long as the robot's code does, up to 5 s, and up to 10 s more for a
+        ``start`` beside it. Then it gives up: the robot is held and closed as soon as its code
+        returns, if this process still lives.
+        """
+        try:
+            self._control.ask_to_stop()  # first: the robot waits for nobody
+            if not self._starting.acquire(timeout=_STARTING_TIMEOUT):
+                logger.error("start() still blocks %.0f s after the stop", _STARTING_TIMEOUT)
+                return
             try:
-                self._control.ask_to_stop()  # first: the robot does not wait for the network
-                if self._session is not None:
-                    self._session.say_goodbye("the robot server stopped")
-                for listener in self._listeners:
-                    listener.stop()
-            finally:  # also if a second signal cut that short
-                self._control.stop()
-                self._robot._is_served = self._control.is_alive
-                atexit.unregister(self.stop)
+                self._stop()
+            finally:
+                self._starting.release()
+        finally:  # also if a signal cut that short: the end of the program does not wait again
+            atexit.unregister(self.stop)
+
+    def _stop(self) -> None:
+        try:
+            if self._session is not None:
+                self._session.say_goodbye("the robot server stopped")
+            for listener in self._listeners:
+                listener.stop()
+            self._control.stop(_CODE_TIMEOUT)
+        except BaseException as error:
+            is_second_signal = isinstance(error, KeyboardInterrupt)
+            self._control.stop(_LAST_CHANCE if is_second_signal else _CODE_TIMEOUT)
+            raise
+        finally:
+            if self._session is not None:
+                self._session.stop()
+            if self._latch is not None:
+                self._latch.close()
+            self._robot._is_served = self._control.is_alive
+            self._stop_relaying_logs()
+
+    def _stop_relaying_logs(self) -> None:
+        if not self._relays_logs or self._control.is_alive:
+            wait_for_logs()  # robot's code that returns late must not wait for a log either
+            return
+        self._relays_logs = False
+        stop_relaying_logs()
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; says on standard output where.
+        """Serve until SIGINT, SIGTERM, or the terminal is closed; says on standard output where.
 
-        A second signal does not wait for the robot's code.
+        A second signal waits for the robot's code for half a second and no longer.
 
         Raises:
             ConfigurationError: Outside the main thread; use ``start`` and ``stop`` there.
@@ -206,7 +285,9 @@ class RobotServer:
             raise ConfigurationError("run() needs the main thread; use start() and stop()")
         # A handler that raises interrupts whatever we wait for. One that sets an Event may
         # find its lock taken by the very wait that it interrupts.
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            numbers.append(signal.SIGHUP)  # an ssh that was lost; nohup wants it ignored
         before = {number: signal.signal(number, _interrupt) for number in numbers}
         try:
             with contextlib.suppress(KeyboardInterrupt), self:
@@ -219,12 +300,18 @@ class RobotServer:
                 signal.signal(number, handler)
 
     async def serve(self) -> None:
-        """Serve until cancelled. Frames travel on threads of our own, not on this loop."""
-        try:
-            await asyncio.to_thread(self.start)
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await asyncio.to_thread(self.stop)
+        """Serve until cancelled. Frames travel on threads of our own, not on this loop.
+
+        In the main thread SIGTERM and SIGHUP cancel it too, unless the program has handlers of
+        its own: a process that they end holds no robot.
+        """
+        with _cancelled_by_signals():
+            try:
+                await asyncio.to_thread(self.start)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._control.ask_to_stop()  # whoever occupies the threads of the loop
+                await asyncio.to_thread(self.stop)
 
     def __enter__(self) -> Self:
         self.start()
@@ -237,6 +324,22 @@ class RobotServer:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Cancel this task at a signal that would end the process at once."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    numbers: list[signal.Signals] = []
+    if task is not None and threading.current_thread() is threading.main_thread():
+        numbers = [n for n in _ENDING if signal.getsignal(n) is signal.SIG_DFL]
+        for number in numbers:
+            loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
