@@ -5,30 +5,42 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_env.client import RobotClient, check_timeout, close_soon
+from remote_env.arguments import check_steps, check_timeout
+from remote_env.client import RobotClient
+from remote_env.closing import close_soon
 from remote_env.embedded import EmbeddedServer, start_embedded
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
+    ConnectionLostError,
+    EpisodeOverError,
     LocalProtocolError,
     TransportError,
 )
-from remote_env.pictures import tile
-from remote_env.protocol import ResetDone, StepDone, Value
+from remote_env.pictures import pictures_of, tile
+from remote_env.protocol import EndReason, OnStale, ResetDone, StepDone, Value
+from remote_env.resuming import RobotLostError, ServerStoppedError
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
+from remote_env.timing import ClientStatistics
 
 __all__ = ["RemoteRobotEnv"]
 
 logger = logging.getLogger(__name__)
+
+# How long reset waits before it connects once more, and the least that is left for the last
+# attempt, in seconds.
+_RETRY: Final = 0.1
+_LEAST: Final = 0.01
 
 
 class RemoteRobotEnv(gymnasium.Env[Any, Any]):
@@ -46,7 +58,8 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
     ``action_executed``    at a step: what the robot executed, after clipping
     ``cameras``            calibration that is known: ``intrinsics`` (3, 3) px,
                            ``extrinsics`` (4, 4) camera-to-world, m
-    ``ages``               realtime: seconds since each stream was measured
+    ``ages``               realtime: seconds since each stream was measured, at the
+                           moment when the answer was read
     ``held``               realtime: seconds for which the robot had held before the
                            action, because the one before had expired
     ``overruns``           realtime: control periods missed so far
@@ -54,6 +67,16 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
                            that thinks for most of a period sees little of its action
     ``incoherent``         realtime: cameras whose image and depth come from
                            different captures
+    ``age_error``          realtime: by how much the ages may be wrong, in seconds
+    ``stale``              realtime: streams older than they may be, by name: ``cause``,
+                           ``age`` and ``max_age`` in seconds, ``text`` for people
+    ``guard``              at a step: actions ``clipped`` and ``refused`` in this episode
+    ``timing``             where the time went, in seconds: ``round_trip``,
+                           ``serialize``, ``network``, ``queued``, ``worked``,
+                           ``waited``, ``deserialize``, ``period``; in lockstep only
+                           with ``timing=True``
+    ``invalid_transition`` True if the observation is not what the action led to: keep
+                           this step out of the replay buffer
     =====================  =========================================================
     """
 
@@ -70,9 +93,15 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         token: str | None = None,
         owner: str | None = None,
         take: bool = False,
+        max_steps: int | None = None,
         connect_timeout: float = 5.0,
         step_timeout: float = 10.0,
         reset_timeout: float = 120.0,
+        reconnect_timeout: float = 30.0,
+        on_link_loss: str = "truncate",
+        max_age: float | Mapping[str, float] | None = None,
+        on_stale: OnStale | str = OnStale.TRUNCATE,
+        timing: bool | None = None,
     ) -> None:
         """Connect; the robot does not move before ``reset``.
 
@@ -87,9 +116,25 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             token: What the server asks for, if it does.
             owner: The name that others are shown while this one commands.
             take: Whether ``reset`` takes the robot from another owner.
+            max_steps: After how many steps the robot truncates the episode, and holds, if it
+                does not before; None for the robot's own limit. (The ``max_episode_steps`` of
+                ``gym.make`` is a wrapper on this side, of which the robot does not know.)
             connect_timeout: In seconds.
             step_timeout: In seconds.
             reset_timeout: In seconds; robots may take long.
+            reconnect_timeout: How long ``reset`` tries to reach a robot that was lost, in
+                seconds, at most ``reset_timeout``.
+            on_link_loss: What ``step`` does when the connection is lost and cannot be resumed
+                within ``step_timeout``: ``"truncate"`` returns the last observation again,
+                with reward 0, ``truncated``, ``end_reason`` ``"link_lost"`` and
+                ``invalid_transition``; ``"raise"`` raises the ``ConnectionLostError``.
+            max_age: From which age on a stream is stale, in seconds, for all streams or by
+                name; what the robot declares if None. Realtime only.
+            on_stale: What a step comes to that finds a stale stream: ``"truncate"`` ends the
+                episode, ``"flag"`` only says so in ``info["remote"]["stale"]``, ``"raise"``
+                raises a ``SensorError``.
+            timing: Whether ``info["remote"]["timing"]`` says where the time went; None for
+                yes unless in lockstep, where ``info`` is then the same in every run.
 
         Raises:
             ConfigurationError: If an argument makes no sense for this robot.
@@ -107,10 +152,26 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             )
         check_timeout("step_timeout", step_timeout)
         check_timeout("reset_timeout", reset_timeout)
+        check_timeout("reconnect_timeout", reconnect_timeout)
+        if on_link_loss not in ("truncate", "raise"):
+            raise ConfigurationError(
+                f"on_link_loss must be 'truncate' or 'raise', not {on_link_loss!r:.40}"
+            )
+        try:
+            self._on_stale = OnStale(on_stale)
+        except ValueError:
+            raise ConfigurationError(
+                f"on_stale must be 'truncate', 'flag' or 'raise', not {on_stale!r:.40}"
+            ) from None
         self.render_mode = render_mode
         self._take = take
+        self._max_steps = check_steps(max_steps)
         self._step_timeout = step_timeout
         self._reset_timeout = reset_timeout
+        self._reconnect_timeout = reconnect_timeout
+        self._truncates_on_loss = on_link_loss == "truncate"
+        self._max_age = max_age
+        self._wants_timing = timing
         self._server: EmbeddedServer | None = None
         self._is_closed = False
         if url is None:
@@ -118,10 +179,11 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
             url = self._server.url
         self._client = RobotClient(url, token=token, owner=owner, connect_timeout=connect_timeout)
+        deadline = time.monotonic() + connect_timeout
         try:
             spec = self._client.connect()
             self._choose(spec, streams, flatten)
-            self._client.subscribe(self._subscribed)
+            self._subscribe(deadline)
         except BaseException:
             self.close()
             raise
@@ -139,7 +201,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self._observation = SpaceCodec(self.observation_space, root="observation")
         self._action = SpaceCodec(self.action_space, root="action")
         observed = list(self._observation.layout.names)
-        shown = self._pictures_to_show(spec, observed) if self.render_mode else []
+        shown = pictures_of(spec, observed) if self.render_mode else []
         calibration = spec.calibration_of(observed)
         extra = [name for name in shown if name not in observed]
         self._subscribed = (*observed, *calibration, *extra)
@@ -156,18 +218,37 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self._steps = 0
         self._tick = 0
         self._is_running = False
+        self._ended_by = ""  # why no further step is worth sending
+        self._max_ages = self._ages_asked(spec)
+        self._last_arrays: tuple[NDArray[Any], ...] = ()
+        self._last_remote: dict[str, Any] = {}
+        if self._wants_timing is None:
+            self._wants_timing = spec.mode is not Mode.LOCKSTEP
 
-    def _pictures_to_show(self, spec: RobotSpec, observed: Sequence[str]) -> list[str]:
-        """Return the image streams to render: those observed, else the first there is."""
-        images = [s.name for s in spec.streams if s.kind is StreamKind.IMAGE]
-        shown = [name for name in images if name in observed] or images[:1]
-        if not shown:
-            reason = str(spec.extra.get("no_camera", ""))
-            raise ConfigurationError(
-                f"render_mode='rgb_array' needs a camera, and {spec.name} offers none"
-                f"{f' ({reason})' if reason else ''}; use render_mode=None"
-            )
-        return shown
+    def _ages_asked(self, spec: RobotSpec) -> dict[str, float]:
+        """Return how old streams may be where the robot's own word does not count."""
+        asked = self._max_age
+        if asked is None:
+            return {}
+        if isinstance(asked, Mapping):
+            unused = sorted(asked.keys() - set(self._subscribed))
+            if unused:
+                raise ConfigurationError(
+                    f"max_age of {unused[0]!r}, which is not observed; observed are "
+                    f"{', '.join(self._subscribed)}"
+                )
+            spec.max_ages(asked)
+            return {name: float(age) for name, age in asked.items()}
+        check_timeout("max_age", asked)
+        return {name: asked for name in self._subscribed if spec.stream(name).can_age}
+
+    def _subscribe(self, deadline: float) -> None:
+        self._client.subscribe(
+            self._subscribed,
+            max_ages=self._max_ages,
+            on_stale=self._on_stale,
+            timeout=max(deadline - time.monotonic(), _LEAST),
+        )
 
     @property
     def spec_of_robot(self) -> RobotSpec:
@@ -177,7 +258,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Value] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; reconnects if the connection was lost.
+        """Begin an episode; reconnects if the connection was lost, and says so in the log.
 
         Args:
             seed: For the robot; ``info["remote"]["seed_applied"]`` tells whether it was used.
@@ -185,6 +266,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
 
         Raises:
             LeaseError: If somebody else commands the robot; names the owner.
+            EmergencyStopError: If somebody pressed the emergency stop.
             SensorError: If a stream that is subscribed to does not deliver; names it.
             UnknownOptionError: If the robot does not know an option.
             RobotFaultError: If the robot's own code failed.
@@ -193,34 +275,64 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         if self._is_closed:
             raise LocalProtocolError("reset after close; make a new environment")
         super().reset(seed=seed)
-        self._is_running = False
-        if not self._is_connected():
-            self._reconnect()
-        done = self._client.reset(
-            seed=seed, options=options, take=self._take, timeout=self._reset_timeout
-        )
+        self._is_running, self._ended_by = False, ""
+        done = self._begin(seed, options)
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
         observation, info = self._take_in(done)
         return observation, info
 
-    def _is_connected(self) -> bool:
-        """Look before the robot moves: a reset whose fate is unknown is never sent twice."""
-        try:
-            self._client.ping()
-        except TransportError:
-            return False
-        return True
+    def _begin(self, seed: int | None, options: dict[str, Value] | None) -> ResetDone:
+        """Reset the robot, also one that was lost since; once more if it is lost meanwhile."""
+        deadline = time.monotonic() + self._reset_timeout
+        was_lost = False
+        while True:
+            if not self._client.is_connected:
+                self._reconnect(min(deadline, time.monotonic() + self._reconnect_timeout))
+            try:
+                return self._client.reset(
+                    seed=seed,
+                    options=options,
+                    take=self._take,
+                    max_steps=self._max_steps,
+                    timeout=max(deadline - time.monotonic(), 0.001),
+                    reconnect_timeout=self._reconnect_timeout,
+                )
+            except RobotLostError:
+                raise  # it was looked for as long as was asked for
+            except ConnectionLostError as error:
+                # The server, if it is there at all, gave that reset up with the session.
+                if was_lost or self._is_closed or time.monotonic() >= deadline:
+                    raise
+                was_lost = True
+                logger.warning("%s; connecting again", error)
 
-    def _reconnect(self) -> None:
-        self._client.connect()
-        if self._client.spec_hash != self._spec_hash:
-            self._client.close()
-            raise ConfigurationError(
-                f"the robot at {self._client.url} has other spaces than before; make a new "
-                "environment"
-            )
-        self._client.subscribe(self._subscribed)
+    def _reconnect(self, deadline: float) -> None:
+        """Connect, with patience.
+
+        Raises:
+            TransportError: If the robot cannot be reached by the deadline.
+            ConfigurationError: If it is not the same robot any more.
+        """
+        while True:
+            if self._is_closed:  # by another thread
+                raise LocalProtocolError("close() was called in the middle of reset()")
+            left = deadline - time.monotonic()
+            self._client.connect(timeout=max(left, _LEAST), wait=True)
+            if self._client.spec_hash != self._spec_hash:
+                break
+            try:
+                self._subscribe(deadline)
+                return
+            except TransportError as error:
+                if time.monotonic() + _RETRY >= deadline:
+                    raise
+                logger.warning("%s; connecting again", error)
+            time.sleep(_RETRY)
+        self._client.close()
+        raise ConfigurationError(
+            f"the robot at {self._client.url} has other spaces than before; make a new environment"
+        )
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Execute an action and return what came of it.
@@ -237,13 +349,16 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
-        if not self._is_running:
-            what = (
-                "after close; make a new environment"
-                if self._is_closed
-                else ("before reset; call env.reset() first")
+        if self._ended_by and not self._is_closed:
+            raise EpisodeOverError(
+                f"the episode ended after {self._steps} steps ({self._ended_by}); call env.reset() "
+                "to begin the next one"
             )
-            raise LocalProtocolError(f"step {what}")
+        if not self._is_running:
+            if self._is_closed:
+                raise LocalProtocolError("step after close; make a new environment")
+            when = "after the episode was cut short" if self._episode else "before reset"
+            raise LocalProtocolError(f"step {when}; call env.reset() first")
         keeps_dtype = self._spec.out_of_bounds is OutOfBounds.PASS
         try:
             arrays = self._action.flatten(action, keep_dtype=keeps_dtype)
@@ -252,22 +367,63 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
                 f"the action does not fit the action space: {error}", code="robot.action.shape"
             ) from None
         differ = any(a.dtype != s.dtype for a, s in zip(arrays, self._action.layout, strict=True))
-        done = self._client.step(
-            [np.asarray(array, order="C") for array in arrays],
-            episode=self._episode,
-            step=self._steps + 1,
-            tick=self._tick,
-            dtypes=[array.dtype.str for array in arrays] if differ else (),
-            timeout=self._step_timeout,
-        )
-        self._steps, self._tick = done.step, done.tick
+        try:
+            done = self._client.step(
+                [np.asarray(array, order="C") for array in arrays],
+                episode=self._episode,
+                step=self._steps + 1,
+                tick=self._tick,
+                dtypes=[array.dtype.str for array in arrays] if differ else (),
+                timeout=self._step_timeout,
+            )
+        except ActionRefusedError as error:
+            if error.code != "robot.action.expired":
+                raise
+            # It was under way while the link was down, too long to be executed any more.
+            return self._lose(ConnectionLostError(str(error)))
+        except ConnectionLostError as error:
+            if self._is_closed:  # by another thread, in the middle of this
+                raise
+            return self._lose(error)
+        if not done.remote.get("invalid_transition"):
+            self._steps = done.step
+        self._tick = done.tick
         observation, info = self._take_in(done)
         remote = info["remote"]
-        if "action_executed" not in remote:
+        if "invalid_transition" in remote:
+            self._end(done.end_reason or EndReason.ROBOT)
+        elif "action_executed" not in remote:
             remote["action_executed"] = self._action.unflatten([a.copy() for a in arrays])
+        remote.setdefault("guard", {"clipped": 0, "refused": {}})
         if done.end_reason is not None:
             remote["end_reason"] = done.end_reason.value
         return observation, done.reward, done.terminated, done.truncated, info
+
+    def _lose(self, error: ConnectionLostError) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """End the episode because the robot was lost.
+
+        Raises:
+            ConnectionLostError: If that is what was asked for.
+        """
+        was_stopped = isinstance(error, ServerStoppedError)
+        reason = EndReason.SERVER_SHUTDOWN if was_stopped else EndReason.LINK_LOST
+        self._end(reason)
+        if not self._truncates_on_loss:
+            raise error
+        logger.warning("the episode is cut short: %s", error)
+        remote = {
+            **self._last_remote,
+            "end_reason": reason.value,
+            "end_cause": str(error),
+            "invalid_transition": True,
+        }
+        observed = [array.copy() for array in self._last_arrays]
+        return self._observation.unflatten(observed), 0.0, False, True, {"remote": remote}
+
+    def _end(self, reason: EndReason) -> None:
+        """Note that no further step of this episode is worth sending."""
+        self._is_running = False
+        self._ended_by = reason.value
 
     def _take_in(self, done: ResetDone | StepDone) -> tuple[Any, dict[str, Any]]:
         arrays = done.observation
@@ -281,17 +437,35 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
                     continue  # neither declared nor measured
                 cameras.setdefault(camera, {})[kind] = arrays[index].copy()
             remote["cameras"] = cameras
-        if self._spec.mode is Mode.REALTIME and done.stamps:
-            remote["ages"] = {
-                name: done.time - stamp
-                for name, stamp in zip(self._subscribed, done.stamps, strict=True)
-                if math.isfinite(stamp)
-            }
+        if self._spec.mode is not Mode.LOCKSTEP and done.stamps:
+            self._add_ages(done, remote)
+        if self._wants_timing:
+            remote["timing"] = self._client.timing
         if self._shown:
             # A copy: what is handed out may be written to.
             self._pictures = [arrays[index].copy() for index in self._shown]
         observed = arrays[: len(self._observation.layout)]
+        if self._truncates_on_loss:
+            # Also a copy, for the step that finds the robot lost.
+            self._last_arrays = tuple(array.copy() for array in observed)
+            self._last_remote = {"step": self._steps, "time": done.time}
         return self._observation.unflatten(observed), {**done.info, "remote": remote}
+
+    def _add_ages(self, done: ResetDone | StepDone, remote: dict[str, Any]) -> None:
+        """Say how old each stream is now, on our side of the network."""
+        since_sent, error = self._client.age_of(done.sent)
+        since_sent = max(0.0, since_sent) if math.isfinite(error) else 0.0
+        since_taken = since_sent + (*done.durations, 0.0, 0.0, 0.0, 0.0)[3]
+        remote["ages"] = {
+            name: done.time - stamp + since_taken
+            for name, stamp in zip(self._subscribed, done.stamps, strict=True)
+            if math.isfinite(stamp)
+        }
+        remote["age_error"] = error
+
+    def statistics(self) -> ClientStatistics:
+        """Return where the time of all steps went, with jitter; see ``ClientStatistics``."""
+        return self._client.statistics()
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the newest pictures side by side, ``(height, width, 3)`` uint8 RGB.

@@ -9,7 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["tile"]
+from remote_env.errors import ConfigurationError
+from remote_env.spec import RobotSpec, StreamKind
+
+__all__ = ["pictures_of", "tile"]
+
+
+def pictures_of(spec: RobotSpec, observed: Sequence[str]) -> list[str]:
+    """Return the image streams to render: those observed, else the first there is.
+
+    Raises:
+        ConfigurationError: If the robot has no camera; says why, if the robot does.
+    """
+    images = [stream.name for stream in spec.streams if stream.kind is StreamKind.IMAGE]
+    shown = [name for name in images if name in observed] or images[:1]
+    if not shown:
+        reason = str(spec.extra.get("no_camera", ""))
+        raise ConfigurationError(
+            f"render_mode='rgb_array' needs a camera, and {spec.name} offers none"
+            f"{f' ({reason})' if reason else ''}; use render_mode=None"
+        )
+    return shown
 
 
 def tile(images: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:

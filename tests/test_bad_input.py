@@ -1,11 +1,13 @@
 """Every way to hold it wrong: a clear error that says what to do, and nothing is lost."""
 
+import contextlib
 import gc
 import logging
 import multiprocessing
 import socket
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ import torch
 from gymnasium import spaces
 from sample_robots import Counter, Limited, Rig
 from websockets.asyncio.server import serve as serve_websocket
+from websockets.exceptions import ConnectionClosedError
 
 import remote_env
 from remote_env import errors
+from remote_env.testing import Direction, FaultProxy
 from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot, RobotServer
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.robots import make_robot
 
 # How it fails: a clear error, and nothing is lost
@@ -55,6 +60,20 @@ def test_a_port_that_never_answers_is_given_up_in_time(connect):
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(errors.ConnectFailedError, match=r"no answer from .* within 0.3 s"):
             connect(url, connect_timeout=0.3)
+
+
+def test_a_connection_that_is_reset_within_the_handshake_has_failed(connect, monkeypatch):
+    # Not provoked: it depends on which of the library's threads sees the reset first.
+    def fail(*args, sock, **options):
+        sock.close()
+        raise ConnectionClosedError(None, None)
+
+    monkeypatch.setattr("remote_env.transport.websocket.websocket_connect", fail)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(errors.ConnectFailedError, match="takes the connection and drops it"),
+    ):
+        connect(f"ws://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_another_websocket_server_is_recognised(connect):
@@ -203,21 +222,34 @@ def test_info_that_the_wire_cannot_carry_is_dropped_and_named_once(serve, connec
     assert [{k: v for k, v in i.items() if k != "remote"} for i in infos] == [
         {"good": 1, "nested": {"fine": 2}}
     ] * 3
+    wait_for_logs()
     assert sum("info['bad']" in r.message for r in caplog.records) == 1
     assert sum("info['nested/lock']" in r.message for r in caplog.records) == 1
 
 
-def test_a_server_that_stops_is_a_lost_connection_and_reset_finds_its_successor(connect):
+def test_a_server_that_stops_ends_the_episode_and_reset_finds_its_successor(connect):
     with RobotServer(Counter(), port=0) as first:
         env = connect(first.url)
-        env.reset(seed=1)
+        before, _ = env.reset(seed=1)
         port = int(first.url.rpartition(":")[2])
-    with pytest.raises(errors.ConnectionLostError):
-        env.step(np.zeros(2, np.float32))
+    after, reward, terminated, truncated, info = env.step(np.ones(2, np.float32))
+    assert after["sum"].tolist() == before["sum"].tolist()
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["remote"]["end_reason"] == "server_shutdown"
+    assert "said goodbye" in info["remote"]["end_cause"]
+    assert info["remote"]["invalid_transition"] is True
     with pytest.raises(errors.RemoteEnvError, match=r"reset\(\)"):
         env.step(np.zeros(2, np.float32))
     with RobotServer(Counter(), port=port):
         env.reset(seed=1)
+        env.step(np.zeros(2, np.float32))
+
+
+def test_a_server_that_stops_is_a_lost_connection_if_that_is_what_was_asked_for(connect):
+    with RobotServer(Counter(), port=0) as server:
+        env = connect(server.url, on_link_loss="raise")
+        env.reset(seed=1)
+    with pytest.raises(errors.ConnectionLostError, match="said goodbye"):
         env.step(np.zeros(2, np.float32))
 
 
@@ -231,7 +263,7 @@ def test_reset_reconnects_although_nobody_had_noticed_the_loss(connect):
         env.step(np.zeros(2, np.float32))
 
 
-def test_a_reset_whose_connection_breaks_is_not_sent_twice(serve, connect):
+def test_a_reset_whose_connection_breaks_is_asked_again_and_executed_once(serve, connect):
     resets = []
 
     class Breaking(Counter):
@@ -239,12 +271,16 @@ def test_a_reset_whose_connection_breaks_is_not_sent_twice(serve, connect):
             resets.append(seed)
             for connection in list(server._listeners[0]._connections):
                 connection.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            return super().reset(seed=seed, options=options)
 
     server = serve(Breaking())
     env = connect(server.url)
-    with pytest.raises(errors.ConnectionLostError):
-        env.reset(seed=1)
+    observation, info = env.reset(seed=1, options={"start": 2.0})
     assert resets == [1]
+    assert info["start"] == 2.0
+    assert env.statistics().resumptions == 1
+    after, *_ = env.step(np.array([0.25, 0.0], np.float32))
+    assert after["sum"].tolist() == (observation["sum"] + [0.25, 0.0]).tolist()
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
@@ -271,9 +307,9 @@ def test_an_environment_that_is_dropped_returns_its_lease(serve):
     del env
     gc.collect()
     deadline = time.monotonic() + 5
-    while server._session._lease.holder is not None and time.monotonic() < deadline:
+    while server._session._core.lease.holder is not None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert server._session._lease.holder is None
+    assert server._session._core.lease.holder is None
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
@@ -297,6 +333,71 @@ def test_a_fork_leaves_its_parents_environment_alone(env):
     env.step(np.zeros(2, np.float32))
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+@pytest.mark.parametrize("call", ["close", "step"])
+def test_a_fork_in_the_middle_of_a_heartbeat_does_not_wait_for_its_end(env, call):
+    env.reset(seed=1)
+    calls = {"close": env.close, "step": lambda: env.step(np.zeros(2, np.float32))}
+
+    def child():
+        with contextlib.suppress(errors.LocalProtocolError):
+            calls[call]()
+
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def beat():
+        with env._client._turns.take("heartbeat", 1.0):  # as the keeper does while it sends
+            is_held.set()
+            may_go.wait(20)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    assert is_held.wait(5)
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(5)
+    may_go.set()
+    beating.join()
+    assert process.exitcode == 0
+    env.step(np.zeros(2, np.float32))
+
+
+def test_a_client_that_connects_again_and_again_leaves_nothing_behind(counter):
+    client = remote_env.RobotClient(counter.server.url)
+    client.connect()
+    before = len(weakref.finalize._registry)
+    for _ in range(5):
+        client._channel.drop()  # as a call does that ends without its answer
+        client.connect()
+    assert len(weakref.finalize._registry) == before
+    client.close()
+
+
+def test_another_session_begins_without_a_clock(counter):
+    """The robot's computer may have been started again, and its monotonic clock with it."""
+    with remote_env.RobotClient(counter.server.url) as client:
+        client.reset(seed=1)
+        assert client.statistics().clock is not None
+        client._channel.drop()
+        client.connect()
+        assert client.statistics().clock is None
+
+
+def test_the_robots_own_code_runs_on_no_network_thread_for_statistics(serve):
+    class Own(Counter):
+        def make_obs(self, timestamp=None):
+            self.threads.add(threading.current_thread().name)
+            return super().make_obs(timestamp)
+
+    robot = Own()
+    server = serve(robot)
+    with remote_env.RobotClient(server.url) as client:
+        client.reset(seed=1)
+        client.robot_statistics()
+    server.statistics()
+    assert robot.threads == {"remote-env control"}
+
+
 def test_after_close_everything_says_so(env):
     env.reset(seed=1)
     env.close()
@@ -312,6 +413,9 @@ def test_after_close_everything_says_so(env):
         ({"step_timeout": 0}, "step_timeout must be a positive number"),
         ({"connect_timeout": None}, "connect_timeout must be a positive number"),
         ({"reset_timeout": float("inf")}, "reset_timeout must be a positive number"),
+        ({"reconnect_timeout": -1.0}, "reconnect_timeout must be a positive number"),
+        ({"on_link_loss": "ignore"}, "'truncate' or 'raise', not 'ignore'"),
+        ({"on_stale": "ignore"}, "'truncate', 'flag' or 'raise', not 'ignore'"),
         ({"robot": "double-pendulum"}, "give one of them"),
         ({"render_mode": "human"}, "'rgb_array' or None, not 'human'"),
     ],
@@ -417,7 +521,7 @@ class Timeless(Counter):
         (Endless, {}, "'action' is a Sequence space, which has no fixed shape"),
         (Graphs, {}, "'scene' is a Graph space"),
         (Timeless, {"mode": "realtime"}, "control_hz must be positive"),
-        (Counter, {"mode": "warp"}, "'lockstep' or 'realtime', not 'warp'"),
+        (Counter, {"mode": "warp"}, "'lockstep', 'realtime' or 'delayed', not 'warp'"),
         (Rig, {"mode": "lockstep"}, "cannot be served in lockstep, only in realtime"),
         (Counter, {"host": "0.0.0.0"}, "refusing to listen at 0.0.0.0 without a token"),
         (Counter, {"token": "short"}, "needs 16; make one with"),
@@ -478,3 +582,21 @@ def test_an_observer_may_look_and_not_command(counter):
     with pytest.raises(errors.AccessDeniedError, match="only observes"):
         client.reset()
     client.close()
+
+
+def test_a_learner_that_is_interrupted_after_it_sent_does_not_mistake_the_robots_clock(counter):
+    with FaultProxy(counter.server.url) as proxy, remote_env.RobotClient(proxy.url) as client:
+        client.connect()
+        proxy.set_latency(0.2, direction=Direction.TO_CLIENT)
+        link = client._channel._link
+
+        class Interrupted(type(link)):
+            def send(self, frame):
+                super().send(frame)
+                time.sleep(0.1)  # the system runs somebody else
+
+        link.__class__ = Interrupted
+        client.reset(seed=1)
+        offset, error = client.age_of(time.monotonic())  # one machine, one clock
+        assert error < 0.5
+        assert abs(offset) <= error + 0.001

@@ -100,7 +100,7 @@ def test_close_returns_the_lease(serve, connect):
     older = connect(server.url)
     older.reset()
     older.close()
-    assert server._session._lease.holder is None
+    assert server._session._core.lease.holder is None
 
 
 def test_an_observer_that_leaves_changes_nothing(serve, connect):
@@ -159,7 +159,7 @@ def test_closing_after_a_failed_reset_returns_the_lease(serve, connect):
     with pytest.raises(errors.RobotFaultError):
         env.reset()
     env.close()
-    assert server._session._lease.holder is None
+    assert server._session._core.lease.holder is None
 
 
 @pytest.mark.realtime
