@@ -6,6 +6,7 @@ Importing this registers ``RemoteRobot-v0`` with Gymnasium.
 import gymnasium
 
 from remote_env.client import RobotClient
+from remote_env.emergency import emergency_stop, release_stop
 from remote_env.env import RemoteRobotEnv
 from remote_env.errors import (
     AccessDeniedError,
@@ -14,11 +15,13 @@ from remote_env.errors import (
     ConnectFailedError,
     ConnectionLostError,
     DeadlineExceededError,
+    EmergencyStopError,
     EpisodeOverError,
     LeaseError,
     LocalProtocolError,
     RemoteEnvError,
     RemoteProtocolError,
+    ResetCancelledError,
     RobotError,
     RobotFaultError,
     SensorError,
@@ -27,25 +30,42 @@ from remote_env.errors import (
     UnsupportedSpaceError,
     VersionMismatchError,
 )
+from remote_env.observer import Observed, Observer, observe
 from remote_env.protocol.wiretypes import EndReason
-from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
+from remote_env.spec import (
+    ActionLimit,
+    Mode,
+    OnStale,
+    OutOfBounds,
+    RobotSpec,
+    StreamKind,
+    StreamSpec,
+)
+from remote_env.timing import ClientStatistics
 
 __all__ = [
     "AccessDeniedError",
+    "ActionLimit",
     "ActionRefusedError",
+    "ClientStatistics",
     "ConfigurationError",
     "ConnectFailedError",
     "ConnectionLostError",
     "DeadlineExceededError",
+    "EmergencyStopError",
     "EndReason",
     "EpisodeOverError",
     "LeaseError",
     "LocalProtocolError",
     "Mode",
+    "Observed",
+    "Observer",
+    "OnStale",
     "OutOfBounds",
     "RemoteEnvError",
     "RemoteProtocolError",
     "RemoteRobotEnv",
+    "ResetCancelledError",
     "RobotClient",
     "RobotError",
     "RobotFaultError",
@@ -57,6 +77,9 @@ __all__ = [
     "UnknownOptionError",
     "UnsupportedSpaceError",
     "VersionMismatchError",
+    "emergency_stop",
+    "observe",
+    "release_stop",
 ]
 
 gymnasium.register(id="RemoteRobot-v0", entry_point="remote_env.env:RemoteRobotEnv")

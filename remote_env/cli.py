@@ -1,4 +1,4 @@
-"""The command line: ``remote-env serve | info | ping``, also ``python -m remote_env``.
+"""The command line, ``remote-env``; also ``python -m remote_env``.
 
 Dataclasses are the configuration; tyro makes options and help of them. Exit codes: 0 done,
 1 something went wrong and standard error says what, 2 wrong usage, 130 Ctrl-C.
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
 
+from remote_env.arguments import check_timeout
 from remote_env.client import RobotClient
+from remote_env.doctor import advise, examine
+from remote_env.emergency import emergency_stop, release_stop
 from remote_env.errors import ConfigurationError, RemoteEnvError
-from remote_env.spec import RobotSpec, StreamKind
+from remote_env.terminal import plain, print_diagnosis, print_spec
 from remote_env.version import __version__
 
 if TYPE_CHECKING:
@@ -62,16 +64,21 @@ class ServeOptions:
             and its own name.
         allowed_origin: Web pages that may connect.
         sensor_timeout: How long a reset waits for a stream to deliver, in seconds.
+        latch_file: Remembers a pressed emergency stop across restarts; a file of this user's
+            for this port and robot if not given.
+        realtime_priority: Of the control thread, 1 to 99, where the system allows it.
         verbose: Say more about what happens.
     """
 
     host: str = "127.0.0.1"
     port: int = 8765
-    mode: Literal["lockstep", "realtime"] | None = None
+    mode: Literal["lockstep", "realtime", "delayed"] | None = None
     token_file: Path | None = None
     allowed_host: tuple[str, ...] = ()
     allowed_origin: tuple[str, ...] = ()
     sensor_timeout: float = 5.0
+    latch_file: Path | None = None
+    realtime_priority: int | None = None
     verbose: bool = False
 
 
@@ -126,6 +133,35 @@ class Ping(ClientOptions):
 
 
 @dataclass(frozen=True)
+class Doctor(ClientOptions):
+    """Measure what a robot and the network to it do, and say what is wrong. It does not move.
+
+    The exit code is 1 if something is wrong.
+
+    Attributes:
+        seconds: For how long to measure round trips.
+    """
+
+    seconds: float = 3.0
+
+
+@dataclass(frozen=True)
+class EmergencyStop(ClientOptions):
+    """Press a robot's emergency stop. It stays pressed until remote-env release.
+
+    Attributes:
+        reason: For people.
+    """
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ReleaseStop(ClientOptions):
+    """Release a robot's emergency stop. Nothing moves by that; the next reset does."""
+
+
+@dataclass(frozen=True)
 class Serve:
     """Serve a robot; see remote-env serve --help.
 
@@ -136,10 +172,44 @@ class Serve:
     name: tyro.conf.Positional[str]
 
 
+@dataclass(frozen=True)
+class CheckRobot:
+    """Check whether a robot behaves as every robot must. It moves, with small actions.
+
+    Attributes:
+        target: A url, or a name as in remote-env serve NAME; what has a name is served here
+            for the time of the check.
+        token_file: A file whose first line is the token. The variable REMOTE_ENV_TOKEN
+            does the same.
+        mode: In which what has a name is served; its own default if not given.
+        moves: Whether the robot may be moved. --no-moves only looks.
+        yes: Do not ask before moving what may be hardware: a robot not in lockstep, behind a
+            url or of your own class.
+        json: Print the report as JSON.
+        max_steps: How many actions may be sent in all.
+        patience: Bounds on real time are multiplied by this; for busy machines.
+        verbose: Show the robot's log.
+    """
+
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME_OR_URL")]
+    token_file: Path | None = None
+    mode: Literal["lockstep", "realtime", "delayed"] | None = None
+    moves: bool = True
+    yes: bool = False
+    json: bool = False
+    max_steps: int = 2000
+    patience: float = 1.0
+    verbose: bool = False
+
+
 _Command = (
     Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Ping, tyro.conf.subcommand("ping")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[EmergencyStop, tyro.conf.subcommand("estop")]
+    | Annotated[ReleaseStop, tyro.conf.subcommand("release")]
+    | Annotated[CheckRobot, tyro.conf.subcommand("check")]
 )
 
 
@@ -179,20 +249,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _say(text: str) -> None:
+    _CONSOLE.print(plain(text), highlight=False, soft_wrap=True)
+
+
 def _complain(text: str) -> None:
-    _ERRORS.print(f"[bold red]error:[/] {_plain(text)}", highlight=False, soft_wrap=True)
+    _ERRORS.print(f"[bold red]error:[/] {plain(text)}", highlight=False, soft_wrap=True)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
-def _run(command: Info | Ping | Serve) -> None:
+def _run(
+    command: Info | Ping | Doctor | EmergencyStop | ReleaseStop | Serve | CheckRobot,
+) -> None:
     match command:
+        case Doctor():
+            _examine(command)
+        case EmergencyStop():
+            token = _read_token(command.token_file)
+            emergency_stop(command.url, command.reason, token=token, timeout=command.timeout)
+            _say(f"{command.url} is stopped, until 'remote-env release {command.url}'")
+        case ReleaseStop():
+            token = _read_token(command.token_file)
+            was_pressed = release_stop(command.url, token=token, timeout=command.timeout)
+            _say(
+                f"{command.url} is released; it holds until the next reset"
+                if was_pressed
+                else f"the emergency stop of {command.url} was not pressed"
+            )
         case Info():
             _info(command)
         case Ping():
             _ping(command)
+        case CheckRobot():
+            _check(command)
         case Serve():
             raise AssertionError("handled before")
 
@@ -212,6 +300,7 @@ def _read_token(path: Path | None) -> str | None:
 
 
 def _serve(arguments: list[str]) -> None:
+    from remote_env_server.logs import PatientHandler
     from remote_env_server.robots import find_robot
 
     if not arguments or arguments[0].startswith("-"):
@@ -223,10 +312,12 @@ def _serve(arguments: list[str]) -> None:
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)-8s %(message)s",
         datefmt="%H:%M:%S",
+        handlers=[PatientHandler()],
     )
     # One line for each connection of the library says nothing that ours do not.
     logging.getLogger("remote_env.websockets").setLevel(logging.ERROR)
     from remote_env_server import RobotServer
+    from remote_env_server.latch import default_latch_file
 
     RobotServer(
         recipe.make(getattr(options, "robot", None)),
@@ -237,6 +328,8 @@ def _serve(arguments: list[str]) -> None:
         allowed_hosts=options.allowed_host,
         allowed_origins=options.allowed_origin,
         sensor_timeout=options.sensor_timeout,
+        latch_file=options.latch_file or default_latch_file(options.port, arguments[0]),
+        realtime_priority=options.realtime_priority,
     ).run()
 
 
@@ -256,6 +349,52 @@ def _parse_serve(recipe: RobotRecipe, arguments: list[str]) -> Any:
     return tyro.cli(options, prog=f"remote-env serve {arguments[0]}", args=arguments[1:])
 
 
+def _check(command: CheckRobot) -> None:
+    from remote_env_server.testing.terminal import check_in_terminal
+
+    if command.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)-8s %(message)s")
+    report = check_in_terminal(
+        _CONSOLE,
+        command.target,
+        token=_read_token(command.token_file),
+        mode=command.mode,
+        moves=command.moves,
+        is_agreed=command.yes,
+        as_json=command.json,
+        max_steps=command.max_steps,
+        patience=command.patience,
+    )
+    if not report.is_ok:
+        raise SystemExit(1)
+
+
+def _examine(command: Doctor) -> None:
+    check_timeout("--seconds", command.seconds)
+    client = RobotClient(
+        command.url,
+        role="observe",
+        token=_read_token(command.token_file),
+        connect_timeout=command.timeout,
+    )
+    # On standard error: what is piped elsewhere is the report.
+    try:
+        with Progress(console=_ERRORS, transient=True) as progress:
+            task = progress.add_task("measuring", total=1.0)
+            found = examine(
+                client,
+                seconds=command.seconds,
+                timeout=command.timeout,
+                tell=lambda fraction: progress.update(task, completed=fraction),
+            )
+    finally:
+        client.close()
+    advice = advise(found)
+    print_diagnosis(_CONSOLE, found, advice)
+    if any(one.is_problem for one in advice):
+        raise SystemExit(1)
+
+
 def _ping(command: Ping) -> None:
     if command.count < 1:
         raise ConfigurationError(f"--count must be at least 1, not {command.count}")
@@ -266,7 +405,7 @@ def _ping(command: Ping) -> None:
         client.close()
     milliseconds = [trip * 1e3 for trip in trips]
     _CONSOLE.print(
-        f"{_plain(client.spec.name)} at {_plain(command.url)}: {len(trips)} round trips, "
+        f"{plain(client.spec.name)} at {plain(command.url)}: {len(trips)} round trips, "
         f"median {median(milliseconds):.2f} ms, p99 {np.percentile(milliseconds, 99):.2f} ms, "
         f"least {min(milliseconds):.2f} ms",
         highlight=False,
@@ -283,55 +422,4 @@ def _info(command: Info) -> None:
             spec.save(command.save)
         except OSError as error:
             raise ConfigurationError(f"cannot write {command.save}: {error.strerror}") from error
-    for line in _facts(spec):
-        _CONSOLE.print(line, highlight=False, soft_wrap=True)
-    _CONSOLE.print(_table_of(spec))
-
-
-def _facts(spec: RobotSpec) -> list[str]:
-    rate = f", {spec.control_hz:g} Hz" if spec.control_hz else ""
-    lines = [
-        f"[bold]{_plain(spec.name)}[/]  {spec.mode.value}{rate}",
-        f"action       {_plain(str(spec.action_space))}, out of bounds: {spec.out_of_bounds.value}",
-        f"episode      {spec.max_episode_steps or 'no'} steps at most, "
-        f"{'seedable' if spec.seedable else 'not seedable'}",
-    ]
-    if spec.action_lifetime:
-        lines.append(f"holds        {spec.action_lifetime * 1e3:.0f} ms after the last action")
-    if spec.reset_options:
-        lines += [
-            f"reset option {_plain(name)}: {_plain(text)}"
-            for name, text in spec.reset_options.items()
-        ]
-    for key, value in spec.extra.items():
-        lines.append(f"{_plain(key):12} {'' if isinstance(value, dict) else _plain(str(value))}")
-        if isinstance(value, dict):
-            lines += [f"  {_plain(str(name)):18} {_plain(str(v))}" for name, v in value.items()]
-    return lines
-
-
-def _table_of(spec: RobotSpec) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("stream", "shape", "dtype", "unit", "range", "rate", "sent"):
-        table.add_column(heading, no_wrap=heading in ("stream", "shape", "dtype"))
-    for stream in spec.streams:
-        is_calibration = stream.kind in (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
-        sent = "on request" if stream.on_request else "always"
-        table.add_row(
-            _plain(stream.name),
-            "x".join(map(str, stream.array.shape)) or "scalar",
-            str(stream.array.dtype),
-            _plain(stream.unit),
-            "" if is_calibration else _plain(_range_of(stream.space)),
-            f"{stream.hz:g} Hz" if stream.hz else "",
-            "with image" if is_calibration else sent,
-        )
-    return table
-
-
-def _range_of(space: Any) -> str:
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    if low is None or high is None:
-        return str(space)
-    lowest, highest = np.min(low), np.max(high)
-    return f"{lowest:.4g} to {highest:.4g}" if np.isfinite([lowest, highest]).any() else ""
+    print_spec(_CONSOLE, spec)

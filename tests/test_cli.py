@@ -25,8 +25,9 @@ def test_info_shows_streams_shapes_units_and_rates(serve, capsys):
     shown = capsys.readouterr().out
     assert "Rig  realtime, 50 Hz" in shown
     assert "holds        100 ms after the last action" in shown
-    assert re.search(r"cam/image .*24x32x3 .*uint8 .*100 Hz .*always", shown)
-    assert re.search(r"joint_pos .* 3 .*float32 .*rad .*-3.2 to 3.2 .*200 Hz", shown)
+    assert re.search(r"cam/image .*24x32x3 .*uint8 .*100 Hz +0.08 s +always", shown)
+    assert re.search(r"joint_pos .* 3 .*float32 .*rad .*-3.2 to 3.2 .*200 Hz +0.065 s", shown)
+    assert re.search(r"cam/extrinsics .*100 Hz +with image", shown)
 
 
 def test_info_shows_reset_options_and_saves_the_spec(serve, capsys, tmp_path):
@@ -108,7 +109,7 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out == f"remote-env {__version__}\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_served_robot_is_stepped_and_ends_cleanly_at_a_signal(number, connect):
     robot = ["double-pendulum", "--port", "0", "--max-steps", "7"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
