@@ -31,6 +31,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say what tests recorded: of random tests the figures are their strength."""
+    for report in terminalreporter.getreports("passed"):
+        if report.user_properties:
+            figures = ", ".join(f"{value} {name}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid}: {figures}")
+
+
 @pytest.fixture(autouse=True)
 def nothing_blocks_an_event_loop():
     """Make every blocking call on the network thread an error."""
@@ -52,6 +60,8 @@ def serve():
         server = RobotServer(robot, port=0, **options)
         server.start()
         servers.append(server)
+        if hasattr(robot, "holds"):  # in real time there is one at the start
+            robot.holds.clear()
         return server
 
     yield start

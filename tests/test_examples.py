@@ -1,5 +1,6 @@
 """The examples run, as a reader would run them."""
 
+import importlib.util
 import re
 import signal
 import subprocess
@@ -22,6 +23,17 @@ def test_the_first_step_runs():
     script = [sys.executable, "-W", "error", str(EXAMPLES / "first_step.py"), "--smoke"]
     shown = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60)
     assert "episode over" in shown.stdout
+
+
+def test_the_example_of_a_camera_has_noise_as_a_real_one():
+    description = importlib.util.spec_from_file_location("fake_sdk", EXAMPLES / "fake_sdk.py")
+    fake_sdk = importlib.util.module_from_spec(description)
+    description.loader.exec_module(fake_sdk)
+    camera = fake_sdk.CameraSdk()
+    (image, depth), (next_image, next_depth) = camera.read(), camera.read()
+    assert (image != next_image).any()
+    assert (depth != next_depth).any()
+    assert (image.dtype, depth.dtype) == (np.uint8, np.float32)
 
 
 @pytest.mark.realtime
