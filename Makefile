@@ -1,9 +1,11 @@
 # make test     sets everything up (once) and runs all tests
 # make lint     formatting, style, types, layers
 # make wheel    builds the wheel and tries it in an empty environment
-# make coverage the protocol core and safety.py must be covered, every branch
-# make fuzz     the property tests with many more examples (minutes)
-# make bench    what a step costs
+# make coverage the protocol core and what guards the robot must be covered, every branch
+# make fuzz     the property tests with many more examples, a million actions, 1e5 rules (minutes)
+# make bench    what a step costs, and what the guard costs
+# make reliability  what holds when things go wrong, as a table (a quarter of an hour)
+# make soak     the long ones of that: a million steps, a thousand connections (half an hour)
 # make golden   writes the golden frames anew, after a change on the wire
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NODE_INSTALLED := tests/interop/node_modules/.installed
 
-.PHONY: setup test lint coverage wheel fuzz bench golden clean
+.PHONY: setup test lint coverage wheel fuzz bench reliability soak golden clean
 
 setup: $(INSTALLED) $(NODE_INSTALLED)
 
@@ -40,7 +42,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m coverage run -m pytest -q tests/protocol tests/server/test_safety.py
+	$(BIN)/python -m coverage run -m pytest -q tests/protocol tests/server/test_safety.py tests/server/test_motion.py tests/server/test_core.py tests/server/test_lease.py
 	$(BIN)/python -m coverage report --show-missing --fail-under=100
 
 wheel: $(INSTALLED)
@@ -49,10 +51,19 @@ wheel: $(INSTALLED)
 	$(PYTHON) tests/smoke_wheel.py dist/*.whl
 
 fuzz: $(INSTALLED)
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --timeout 3600 tests/protocol
+	HYPOTHESIS_PROFILE=fuzz REMOTE_ENV_TEST_ACTIONS=1000000 $(BIN)/python -m pytest -n 2 --timeout 3600 \
+		tests/protocol tests/server/test_safety.py tests/server/test_motion.py tests/server/test_action_flood.py \
+		tests/server/test_core_machine.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/guard.py
+
+reliability: $(INSTALLED)
+	$(BIN)/python benchmarks/reliability.py
+
+soak: $(INSTALLED)
+	$(BIN)/python benchmarks/reliability.py --only cycles --only memory --only actions --only driver --steps 1000000
 
 golden: $(INSTALLED)
 	$(BIN)/python -m tests.golden.make
