@@ -8,6 +8,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 import faulthandler
+import signal
 
 import hypothesis
 import pytest
@@ -18,6 +19,9 @@ import remote_env
 from remote_env_server import Robot, RobotServer
 
 faulthandler.enable()
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Under nohup: what the tests start would inherit that, and some of it is to be hung up.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile(
     "fuzz",
