@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import Beside, wait_for
 from sample_robots import Counter
 
 import remote_env
@@ -79,34 +80,6 @@ def client(robot, serve):
     robot.server = serve(robot)
     with RobotClient(robot.server.url) as client:
         yield client
-
-
-class Beside:
-    """A call on a thread of its own, and what it returned or raised."""
-
-    def __init__(self, call):
-        self._call = call
-        self.result = self.error = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        try:
-            self.result = self._call()
-        except Exception as error:
-            self.error = error
-
-    def join(self, timeout=20):
-        self._thread.join(timeout)
-        assert not self._thread.is_alive()
-        return self
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 # Several threads

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import Beside, wait_for
 from sample_robots import Counter
 
 from remote_env import RobotClient, errors
@@ -72,34 +73,6 @@ def proxy(server):
 @pytest.fixture
 def env(proxy, connect):
     return connect(proxy.url, step_timeout=5.0, connect_timeout=2.0, reconnect_timeout=2.0)
-
-
-class Beside:
-    """A call on a thread of its own, and what it returned or raised."""
-
-    def __init__(self, call):
-        self._call = call
-        self.result = self.error = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        try:
-            self.result = self._call()
-        except Exception as error:
-            self.error = error
-
-    def join(self):
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        return self
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 def after(seconds, call):

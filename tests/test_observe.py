@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from beside import wait_for
 from sample_robots import Counter, Rig
-from watching import threads, wait_for
+from watching import threads
 
 import remote_env
 from remote_env.errors import (

@@ -19,15 +19,6 @@ from remote_env.protocol import (
 from remote_env.transport import connect
 
 
-def wait_for(condition, *, timeout=10.0):
-    """Wait until a condition holds; return what it returned."""
-    deadline = time.monotonic() + timeout
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return result
-
-
 def threads(name):
     return [thread for thread in threading.enumerate() if thread.name == name]
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import wait_for
 from broken_robots import Simulator
 from sample_robots import Counter
 
@@ -165,10 +166,3 @@ def test_a_robot_of_lockstep_cannot_be_served_so():
         errors.ConfigurationError, match="cannot be served in delayed, only in lockstep"
     ):
         RobotServer(Simulator(), port=0, mode="delayed")
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)

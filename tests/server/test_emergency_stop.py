@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beside import Beside, wait_for
 from sample_robots import Counter, Rig
 
 from remote_env import ConfigurationError, RobotClient, emergency_stop, errors, release_stop
@@ -49,40 +50,6 @@ class Blocking(Machine):
         self.is_in.set()
         self.may_go.wait(10)
         super().apply_action(action)
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
-
-
-class Beside:
-    """A call on a thread of its own, what it returned or raised, and when."""
-
-    def __init__(self, call):
-        self._call = call
-        self.result = self.error = None
-        self.ended_at = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        try:
-            self.result = self._call()
-        except errors.RemoteEnvError as error:
-            self.error = error
-        self.ended_at = time.monotonic()
-
-    def join(self):
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        return self
-
-    @property
-    def is_running(self):
-        return self._thread.is_alive()
 
 
 def assert_told(step):

@@ -10,8 +10,9 @@ import threading
 import time
 
 import pytest
+from beside import wait_for
 from sample_robots import Counter
-from watching import threads, wait_for
+from watching import threads
 
 from remote_env import errors
 from remote_env.transport.inprocess import InProcessListener

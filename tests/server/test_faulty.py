@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import wait_for
 from gymnasium import spaces
 from sample_robots import Counter, Rig
 
@@ -76,13 +77,6 @@ def robot():
 def faults(robot):
     with inject(robot) as faults:
         yield faults
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 def start(function, *args):

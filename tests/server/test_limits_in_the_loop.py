@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from beside import wait_for
 from sample_robots import Counter, Rig
 
 from remote_env import ActionLimit, errors
@@ -101,12 +102,3 @@ def test_after_a_hold_the_last_action_is_no_more_in_force(serve, connect, slowdo
     before = len(robot.holds)
     assert wait_for(lambda: len(robot.holds) > before, 2.0 * slowdown)
     env.step(np.full(3, 1.0, np.float32))
-
-
-def wait_for(is_true, timeout):
-    import time
-
-    deadline = time.monotonic() + timeout
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return bool(is_true())

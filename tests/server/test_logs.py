@@ -9,8 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
+from beside import wait_for
 from sample_robots import Counter, Rig
-from watching import threads, wait_for
+from watching import threads
 
 from remote_env import RobotClient, emergency_stop
 from remote_env_server import RobotServer, logs

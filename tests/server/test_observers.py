@@ -7,9 +7,10 @@ from typing import ClassVar
 import gymnasium
 import numpy as np
 import pytest
+from beside import wait_for
 from gymnasium import spaces
 from sample_robots import Rig
-from watching import RawObserver, threads, wait_for
+from watching import RawObserver, threads
 
 from remote_env.errors import AccessDeniedError, ConfigurationError
 from remote_env.protocol import EmergencyStop, Observe, Observing, Ping, Pong

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import Beside, wait_for
 from sample_robots import Counter
 
 from remote_env import RobotClient, emergency_stop, errors
@@ -58,34 +59,6 @@ def robot():
     robot = Machine()
     yield robot
     robot.may_go.set()
-
-
-class Beside:
-    """A call on a thread of its own, and what it returned or raised."""
-
-    def __init__(self, call):
-        self._call = call
-        self.result = self.error = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        try:
-            self.result = self._call()
-        except errors.RemoteEnvError as error:
-            self.error = error
-
-    def join(self):
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        return self
-
-
-def wait_for(condition, timeout=10.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 # The emergency stop

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import wait_for
 from sample_robots import Counter
 
 from remote_env import errors
@@ -115,13 +116,6 @@ def fill(sock):
 def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-
-def wait_for(condition, timeout=5.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.001)
 
 
 def assert_nothing_came(sock):

@@ -3,8 +3,9 @@
 import threading
 
 import pytest
+from beside import wait_for
 from sample_robots import Counter
-from watching import RawObserver, wait_for
+from watching import RawObserver
 from websockets.frames import Frame, Opcode
 
 from remote_env import RobotClient, errors

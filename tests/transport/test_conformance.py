@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from watching import wait_for
+from beside import wait_for
 
 from remote_env.errors import (
     ConfigurationError,
