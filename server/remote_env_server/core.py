@@ -350,7 +350,7 @@ class SessionCore:
             case StopAsked():
                 effects += self._stop(client, event)
             case StopReleaseAsked():
-                effects += self._release_stop(client, event)
+                effects += self._release_stop(event)
             # Heard is no more than a sign of life.
         return effects
 
@@ -447,7 +447,7 @@ class SessionCore:
             effects += [CancelReset(reset) for reset in other.resets.values()]
         return [*effects, Send(event.peer, EmergencyStopped(event.id))]
 
-    def _release_stop(self, client: _Client, event: StopReleaseAsked) -> list[Effect]:
+    def _release_stop(self, event: StopReleaseAsked) -> list[Effect]:
         was_pressed, self.pressed = self.pressed is not None, None
         effects: list[Effect] = [ReleaseRobot()] if was_pressed else []
         return [*effects, Send(event.peer, StopReleased(event.id, was_pressed=was_pressed))]

@@ -257,3 +257,17 @@ def test_a_learner_may_say_how_old_a_stream_without_a_rate_may_be(serve, connect
         if truncated:
             break
     assert info["remote"]["stale"].keys() == {"gripper"}
+
+
+def test_a_calibration_that_changes_is_told(serve, connect):
+    """As of a zoom lens, or of a camera on the wrist."""
+    robot = Rig()
+    env = connect(serve(robot).url, streams=["cam/intrinsics", "cam/extrinsics"])
+    env.reset()
+    lens, pose = 2.0 * np.eye(3), np.diag([1.0, -1.0, -1.0, 1.0])
+    robot.stop_sensors()  # they tell the pose too
+    robot.update_intrinsics("cam", lens)
+    robot.update_extrinsics("cam", pose)
+    observation, *_ = env.step(ZERO)
+    assert observation["cam/intrinsics"].tolist() == lens.tolist()
+    assert observation["cam/extrinsics"].tolist() == pose.tolist()
