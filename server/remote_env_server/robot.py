@@ -349,7 +349,12 @@ class Robot:
     # Sensors
 
     def start_sensor(
-        self, name: str, read: Callable[[], object], *, hz: float | None = None
+        self,
+        name: str,
+        read: Callable[[], object],
+        *,
+        hz: float | None = None,
+        at_end: Callable[[], object] | None = None,
     ) -> SensorThread:
         """Call a function at a fixed rate on a thread of its own, until ``close``.
 
@@ -357,8 +362,12 @@ class Robot:
             name: For logs and errors; best the name of the stream that it publishes.
             read: Reads the hardware once and publishes what it found.
             hz: Calls per second; None for a function that itself waits for the hardware.
+            at_end: Called on the same thread when that ends, whether it was stopped (after
+                ``close``) or ``read`` raised: for what only the thread that made it may close.
+                Made by ``read`` when it is missing, because a reset starts a failed sensor
+                again and then ``at_end`` is called once more. What it raises is logged.
         """
-        sensor = SensorThread(name, read, hz=hz)
+        sensor = SensorThread(name, read, hz=hz, at_end=at_end)
         self._sensors.append(sensor)
         sensor.start()
         return sensor

@@ -46,22 +46,32 @@ class SensorThread:
     robot's server reports it to the learner.
     """
 
-    def __init__(self, name: str, read: Callable[[], object], *, hz: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], object],
+        *,
+        hz: float | None,
+        at_end: Callable[[], object] | None = None,
+    ) -> None:
         """Prepare the thread; ``start`` starts it.
 
         Args:
             name: For logs and errors.
             read: Reads the hardware once and publishes what it found.
             hz: Calls per second; None for a function that itself waits for the hardware.
+            at_end: As in ``Robot.start_sensor``.
         """
         if hz is not None and not hz > 0:
             raise ConfigurationError(f"sensor {name!r}: hz must be positive, not {hz}")
-        if inspect.iscoroutinefunction(read):
-            raise ConfigurationError(
-                f"sensor {name!r}: its function runs on a thread and must be def, not async def"
-            )
+        for function, what in ((read, "its function"), (at_end, "its at_end")):
+            if inspect.iscoroutinefunction(function):
+                raise ConfigurationError(
+                    f"sensor {name!r}: {what} runs on a thread and must be def, not async def"
+                )
         self.name = name
         self._read = read
+        self._at_end = at_end
         self._period = 0.0 if hz is None else 1.0 / hz
         self._stopped = threading.Event()
         self._readings = 0
@@ -77,11 +87,22 @@ class SensorThread:
         """Start calling."""
         self._thread.start()
 
-    def restart_if_failed(self) -> None:
-        """Start anew after an exception; a reset does it, as a person would."""
+    def restart_if_failed(self, timeout: float = 2.0) -> None:
+        """Start anew after an exception; a reset does it, as a person would.
+
+        Waits for ``at_end`` first; if that takes longer than ``timeout``, in seconds, the
+        thread stays as it is: failed.
+        """
         if self._failure is not None and not self._stopped.is_set():
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                logger.warning(
+                    "sensor %r is not started again: its at_end still blocks after %.1f s",
+                    self.name,
+                    timeout,
+                )
+                return
             logger.info("sensor %r is started again", self.name)
-            self._thread.join()
             self._failure = None
             self._thread = self._new_thread()
             self._thread.start()
@@ -117,6 +138,14 @@ class SensorThread:
         )
 
     def _run(self) -> None:
+        self._call_until_stopped()
+        if self._at_end is not None:
+            try:
+                self._at_end()
+            except BaseException:  # as below; there is nobody left to raise it to
+                logger.exception("at_end of sensor %r failed", self.name)
+
+    def _call_until_stopped(self) -> None:
         next_call = time.monotonic()
         while not self._stopped.is_set():
             self._called_at = time.monotonic()

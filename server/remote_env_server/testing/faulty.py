@@ -199,9 +199,13 @@ class Faults:
     def _wrap_start_sensor(self, start: Callable[..., SensorThread]) -> Callable[..., SensorThread]:
         @functools.wraps(start)
         def start_sensor(
-            name: str, read: Callable[[], object], *, hz: float | None = None
+            name: str,
+            read: Callable[[], object],
+            *,
+            hz: float | None = None,
+            at_end: Callable[[], object] | None = None,
         ) -> SensorThread:
             faults = self._calls.setdefault(name, CallFaults())
-            return start(name, faults.wrap(read), hz=hz)
+            return start(name, faults.wrap(read), hz=hz, at_end=at_end)
 
         return start_sensor
