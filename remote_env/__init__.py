@@ -30,6 +30,7 @@ from remote_env.errors import (
     UnsupportedSpaceError,
     VersionMismatchError,
 )
+from remote_env.goals import GoalReward
 from remote_env.observer import Observed, Observer, observe
 from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import (
@@ -55,6 +56,7 @@ __all__ = [
     "EmergencyStopError",
     "EndReason",
     "EpisodeOverError",
+    "GoalReward",
     "LeaseError",
     "LocalProtocolError",
     "Mode",

@@ -21,6 +21,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from remote_env.errors import ConfigurationError, RemoteProtocolError
+from remote_env.goals import GoalReward, check_goals
 from remote_env.protocol.arrays import ArraySpec, Layout
 from remote_env.protocol.codec import CLIENT_LIMITS, Layouts, decode, encode
 from remote_env.protocol.messages import Welcome
@@ -187,6 +188,7 @@ class RobotSpec:
         seedable: Whether ``reset(seed=...)`` decides the episode.
         reset_options: What ``reset(options=...)`` may hold, with one line for each; None if
             everything is handed on.
+        goal_reward: What a step is worth for any goal, if the robot describes that; None if not.
         extra: What the robot's ``get_metadata`` returned.
     """
 
@@ -202,6 +204,7 @@ class RobotSpec:
     action_lifetime: float = 0.0
     seedable: bool = False
     reset_options: Mapping[str, str] | None = field(default_factory=dict)
+    goal_reward: GoalReward | None = None
     extra: Mapping[str, Value] = field(default_factory=dict)
 
     @property
@@ -272,6 +275,16 @@ class RobotSpec:
                 f"{where}.measured is {limit.measured!r}, which has the shape {measured.shape}; "
                 f"it must measure what the action commands, in the shape {shape}"
             )
+
+    def check_goal_reward(self) -> None:
+        """Check that the robot has the goals that its reward is about.
+
+        Raises:
+            ConfigurationError: Saying what to declare.
+        """
+        if self.goal_reward is not None:
+            names = [stream.name for stream in self.streams]
+            check_goals(self.goal_reward, self.observation_space, names)
 
     def calibration_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the calibration streams of the cameras that these streams belong to."""
@@ -347,7 +360,7 @@ class RobotSpec:
         """Return what changes if and only if a policy could no longer be used.
 
         Spaces, arrays, their order, kinds and units, and the mode are in it; how often and when
-        a stream comes is not.
+        a stream comes is not, and neither is what a step is worth.
         """
         streams = tuple(
             replace(stream, on_request=False, hz=0.0, max_age=math.inf) for stream in self.streams
@@ -365,6 +378,7 @@ class RobotSpec:
             name: {f.name: getattr(limit, f.name) for f in fields(limit)}
             for name, limit in self.action_limits.items()
         }
+        plain["goal_reward"] = self.goal_reward.describe() if self.goal_reward else None
         plain["observation_space"] = describe_space(self.observation_space)
         plain["action_space"] = describe_space(self.action_space)
         plain["streams"] = [
@@ -395,6 +409,8 @@ class RobotSpec:
             plain["action_limits"] = {
                 name: ActionLimit(**raw) for name, raw in plain["action_limits"].items()
             }
+            if plain["goal_reward"] is not None:
+                plain["goal_reward"] = GoalReward(**plain["goal_reward"])
             plain["observation_space"] = read_space(plain["observation_space"])
             plain["action_space"] = read_space(plain["action_space"])
             plain["streams"] = tuple(
@@ -412,6 +428,7 @@ class RobotSpec:
             )
             spec = cls(**plain)
             spec.check_action_limits()
+            spec.check_goal_reward()
             agrees = (
                 Layout(welcome.action) == SpaceCodec(spec.action_space, root="action").layout
                 and all(s.space.shape == s.array.shape for s in spec.streams)

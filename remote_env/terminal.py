@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from remote_env.doctor import Advice, Diagnosis, StreamHealth
+from remote_env.goals import GoalReward
 from remote_env.spec import ActionLimit, RobotSpec, StreamKind
 
 __all__ = ["plain", "print_diagnosis", "print_spec"]
@@ -125,11 +126,19 @@ def _facts(spec: RobotSpec) -> list[str]:
             f"reset option {plain(name)}: {plain(text)}"
             for name, text in spec.reset_options.items()
         ]
+    if spec.goal_reward is not None:
+        lines.append(f"goal reward  {plain(_goal_reward(spec.goal_reward))}")
     for key, value in spec.extra.items():
         lines.append(f"{plain(key):12} {'' if isinstance(value, dict) else plain(str(value))}")
         if isinstance(value, dict):
             lines += [f"  {plain(str(name)):18} {plain(str(v))}" for name, v in value.items()]
     return lines
+
+
+def _goal_reward(reward: GoalReward) -> str:
+    text = f"{reward.kind}, reached within {reward.threshold:g}"
+    without = f"; without {', '.join(reward.derived)}" if reward.derived else ""
+    return f"{text}; HER can be used{without}"
 
 
 def _limit(limit: ActionLimit) -> str:

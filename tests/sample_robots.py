@@ -7,7 +7,15 @@ from typing import ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from remote_env_server import CameraConfig, Mode, Outcome, OutOfBounds, ProprioConfig, Robot
+from remote_env_server import (
+    CameraConfig,
+    GoalReward,
+    Mode,
+    Outcome,
+    OutOfBounds,
+    ProprioConfig,
+    Robot,
+)
 
 
 class Counter(Robot):
@@ -62,6 +70,38 @@ class Clipping(Counter):
 
 class Limited(Counter):
     max_episode_steps = 3
+
+
+class Reacher(Robot):
+    """Moves a point to a goal, in lockstep, and says what that is worth."""
+
+    modes: ClassVar = (Mode.LOCKSTEP,)
+    action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    control_hz = 50.0
+    max_episode_steps = 20
+    seedable = True
+    goal_reward = GoalReward("sparse", 0.1, derived=("goal_difference",))
+
+    def proprio_configs(self):
+        names = ("achieved_goal", "desired_goal", "goal_difference")
+        return [ProprioConfig(name, 3, np.float64, unit="m") for name in names]
+
+    def reset(self, *, seed=None, options=None):
+        self._goal = np.random.default_rng(seed).normal(size=3)
+        self._place(np.zeros(3))
+
+    def apply_action(self, action):
+        self._place(self._point + 0.1 * action)
+
+    def _place(self, point):
+        self._point = point
+        self.update_proprio("achieved_goal", point)
+        self.update_proprio("desired_goal", self._goal)
+        self.update_proprio("goal_difference", self._goal - point)
+
+    def outcome(self, observation):
+        goals = observation["achieved_goal"], observation["desired_goal"]
+        return Outcome(reward=float(self.goal_reward.compute(*goals)))
 
 
 class Rig(Robot):

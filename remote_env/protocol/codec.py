@@ -47,7 +47,7 @@ __all__ = [
     "read_prefix",
 ]
 
-WIRE_VERSION: Final = 2
+WIRE_VERSION: Final = 3
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # magic, wire version, kind, two reserved fields, header size, payload size, request id

@@ -1,5 +1,6 @@
 """The robot's side: implement a ``Robot``, hand it to a ``RobotServer``."""
 
+from remote_env.goals import GoalReward
 from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import ActionLimit, Mode, OutOfBounds
 from remote_env_server.app import DEFAULT_PORT, RobotServer
@@ -12,6 +13,7 @@ __all__ = [
     "ActionLimit",
     "CameraConfig",
     "EndReason",
+    "GoalReward",
     "Mode",
     "OutOfBounds",
     "Outcome",

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from remote_env.errors import ConfigurationError
+from remote_env.goals import GoalReward
 from remote_env.protocol.values import Value, drop_unsupported
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import ActionLimit, Mode, OutOfBounds, RobotSpec, StreamSpec
@@ -72,10 +73,12 @@ def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value] | None) 
         action_lifetime=0.0 if mode is Mode.LOCKSTEP else action_lifetime(1.0 / robot.control_hz),
         seedable=robot.seedable,
         reset_options=robot.reset_options,
+        goal_reward=_goal_reward_of(robot, name),
         extra=kept,
     )
     try:
         spec.check_action_limits()
+        spec.check_goal_reward()
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}: {error}") from error
     return spec
@@ -109,6 +112,15 @@ def _action_limits_of(robot: Robot, name: str) -> dict[str, ActionLimit]:
     raise ConfigurationError(
         f"{name}: action_limits must be an ActionLimit, or map the names of leaves of the action "
         f"space to one each, not {declared!r:.60}"
+    )
+
+
+def _goal_reward_of(robot: Robot, name: str) -> GoalReward | None:
+    if robot.goal_reward is None or isinstance(robot.goal_reward, GoalReward):
+        return robot.goal_reward
+    raise ConfigurationError(
+        f"{name}: goal_reward must be a GoalReward, such as GoalReward('sparse', 0.05), or None, "
+        f"not {robot.goal_reward!r:.60}"
     )
 
 

@@ -23,6 +23,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from remote_env.errors import ConfigurationError, ResetCancelledError
+from remote_env.goals import GoalReward
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import ActionLimit, Mode, OutOfBounds, StreamSpec
@@ -79,6 +80,8 @@ class Robot:
         simulated_latency: Seconds by which every reply is held back, by a timer: simulated latency.
         reset_options: The names that ``reset(options=...)`` may hold, with one line of
             help for each; None hands everything on.
+        goal_reward: What a step is worth for any goal, for learners that use HER; needs the
+            streams ``achieved_goal`` and ``desired_goal``. None if the reward is something else.
     """
 
     name: str = ""
@@ -92,6 +95,7 @@ class Robot:
     stop_is_thread_safe: bool = False
     simulated_latency: float = 0.0
     reset_options: Mapping[str, str] | None = {}
+    goal_reward: GoalReward | None = None
 
     def __init__(self) -> None:
         """Allocate the buffers of all declared cameras and streams.

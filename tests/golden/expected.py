@@ -1,7 +1,7 @@
 """The messages that the golden frames hold, for ``make.py`` and for ``test_golden.py``.
 
-All were written with the same agreement, that of the golden ``Welcome``: its ``action`` and its
-``subscribed`` streams.
+All but another robot's ``Welcome`` were written with the same agreement, that of the golden
+``Welcome``: its ``action`` and its ``subscribed`` streams.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from gymnasium import spaces
 
+from remote_env.goals import GoalReward
 from remote_env.protocol import (
     ArraySpec,
     Bye,
@@ -48,7 +49,7 @@ from remote_env.protocol import (
 )
 from remote_env.spec import ActionLimit, Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
 
-__all__ = ["GOLDEN", "LAYOUTS", "SPEC"]
+__all__ = ["GOAL_SPEC", "GOLDEN", "LAYOUTS", "SPEC"]
 
 _HEIGHT, _WIDTH = 4, 6
 
@@ -125,6 +126,23 @@ SPEC: Final = RobotSpec(
     extra={"serial": "A-17", "gear_ratios": (100, 100, 50)},
 )
 
+_GOAL: Final = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+_GOALS: Final = ("achieved_goal", "desired_goal", "goal_difference")
+
+# One whose learner may put other goals in place of those it missed.
+GOAL_SPEC: Final = RobotSpec(
+    name="golden-reacher",
+    mode=Mode.LOCKSTEP,
+    observation_space=spaces.Dict([(name, _GOAL) for name in _GOALS]),
+    action_space=spaces.Box(-1.0, 1.0, (4,), np.float32),
+    streams=tuple(_stream(name, StreamKind.OBSERVATION, _GOAL, unit="m") for name in _GOALS),
+    control_hz=25.0,
+    max_episode_steps=50,
+    seedable=True,
+    goal_reward=GoalReward("sparse", 0.05, derived=("goal_difference",)),
+)
+
 _WELCOME: Final = SPEC.to_welcome(
     message_id=1, session="golden-session", server="remote-env-server 0.1.0", frame_size=262144
 )
@@ -173,6 +191,12 @@ GOLDEN: Final[dict[str, Message]] = {
         asking=5,
     ),
     "02-welcome": _WELCOME,
+    "02-welcome-goal-reward": GOAL_SPEC.to_welcome(
+        message_id=1,
+        session="golden-session",
+        server="remote-env-server 0.1.0",
+        frame_size=262144,
+    ),
     "02-welcome-resumed": replace(_WELCOME, id=6, resumed=True),
     "03-subscribe": Subscribe(
         id=2,

@@ -19,7 +19,7 @@ import {
 
 export { RobotError };
 
-const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 2;
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 3;
 const PREFIX = 24; // protocol.md, section 2
 const HEARTBEAT_MS = 500; // section 12
 const RESUME_MS = 30_000, RETRY_MS = 100, GREET_SECONDS = 2; // section 13

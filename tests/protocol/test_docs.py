@@ -4,11 +4,13 @@ import itertools
 import re
 import textwrap
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import remote_env_server
 from remote_env import errors
+from remote_env.goals import RewardKind
 from remote_env.protocol import MESSAGES, OUT_OF_BAND, REPLIES, EndReason, Role, diagram
 from remote_env.protocol.arrays import DTYPES
 from remote_env.protocol.codec import PREFIX_SIZE, WIRE_VERSION
@@ -145,14 +147,16 @@ def test_every_key_of_the_metadata_is_documented():
     documented = names(section("11 Metadata"))
     spaces = {"Box", "Discrete", "MultiBinary", "MultiDiscrete", "Dict", "Tuple"}
 
-    keys = [*metadata, *metadata["streams"][0], *metadata["action_limits"]["target"]]
+    goal_reward = GOLDEN["02-welcome-goal-reward"].metadata["goal_reward"]
+    limit = metadata["action_limits"]["target"]
+    keys = [*metadata, *metadata["streams"][0], *limit, *goal_reward]
     assert documented == [*keys, *documented[len(keys) :]]
     assert set(documented[len(keys) :]) == spaces
 
 
-@pytest.mark.parametrize("word", [*Mode, *OutOfBounds, *StreamKind])
+@pytest.mark.parametrize("word", [*Mode, *OutOfBounds, *StreamKind, *get_args(RewardKind)])
 def test_every_word_of_the_metadata_is_documented(word):
-    assert f"`{word.value}`" in section("11 Metadata")
+    assert f"`{word!s}`" in section("11 Metadata")
 
 
 @pytest.mark.parametrize("name", ["07-step", "11-ping"])

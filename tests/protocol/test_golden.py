@@ -8,7 +8,7 @@ import pytest
 import tests.golden
 from remote_env.protocol import MESSAGES
 from remote_env.spec import RobotSpec
-from tests.golden.expected import GOLDEN, SPEC
+from tests.golden.expected import GOAL_SPEC, GOLDEN, SPEC
 from tests.protocol.exactly import exactly
 from tests.protocol.frames import frame_of, read
 
@@ -34,13 +34,17 @@ def test_there_is_a_golden_frame_for_every_message_and_none_too_many():
     assert {path.stem for path in FOLDER.glob("*.bin")} == set(GOLDEN)
 
 
-def test_the_golden_welcome_describes_its_robot():
-    spec = RobotSpec.from_welcome(read(golden("02-welcome")))
+@pytest.mark.parametrize(
+    ("name", "expected"), [("02-welcome", SPEC), ("02-welcome-goal-reward", GOAL_SPEC)]
+)
+def test_a_golden_welcome_describes_its_robot(name, expected):
+    spec = RobotSpec.from_welcome(read(golden(name)))
 
-    assert spec.action_space == SPEC.action_space
-    assert spec.observation_space == SPEC.observation_space
-    assert spec.streams == SPEC.streams
-    assert spec.hash() == SPEC.hash()
+    assert spec.action_space == expected.action_space
+    assert spec.observation_space == expected.observation_space
+    assert spec.streams == expected.streams
+    assert spec.goal_reward == expected.goal_reward
+    assert spec.hash() == expected.hash()
 
 
 @pytest.mark.parametrize("name", ["06-reset-done", "07-step", "08-step-done"])
