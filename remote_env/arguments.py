@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from remote_env.errors import ConfigurationError
+from remote_env.spec import RobotSpec
 
-__all__ = ["check_steps", "check_timeout"]
+__all__ = ["check_max_age", "check_steps", "check_timeout"]
 
 
 def check_timeout(name: str, seconds: object) -> None:
@@ -30,3 +32,34 @@ def check_steps(count: int | None) -> int | None:
     if count is not None and (not isinstance(count, (int, np.integer)) or count < 1):
         raise ConfigurationError(f"max_steps must be a positive number of steps, not {count!r:.40}")
     return None if count is None else int(count)
+
+
+def check_max_age(
+    asked: float | Mapping[str, float] | None, spec: RobotSpec, observed: Sequence[str]
+) -> dict[str, float]:
+    """Return how old streams may be where the robot's own word does not count.
+
+    Args:
+        asked: In seconds, for all streams or by name; None for what the robot declares.
+        spec: Of the robot.
+        observed: The names of the streams that are subscribed to.
+
+    Returns:
+        By stream name, in seconds; infinity is never.
+
+    Raises:
+        ConfigurationError: If a stream is not observed or never goes stale, or an age is none.
+    """
+    if asked is None:
+        return {}
+    if isinstance(asked, Mapping):
+        unused = sorted(asked.keys() - set(observed))
+        if unused:
+            raise ConfigurationError(
+                f"max_age of {unused[0]!r}, which is not observed; observed are "
+                f"{', '.join(observed)}"
+            )
+        spec.max_ages(asked)
+        return {name: float(age) for name, age in asked.items()}
+    check_timeout("max_age", asked)
+    return {name: asked for name in observed if spec.stream(name).can_age}

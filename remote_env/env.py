@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_env.arguments import check_steps, check_timeout
+from remote_env.arguments import check_max_age, check_steps, check_timeout
 from remote_env.client import RobotClient
 from remote_env.closing import close_soon
 from remote_env.embedded import EmbeddedServer, start_embedded
@@ -28,6 +28,7 @@ from remote_env.errors import (
 )
 from remote_env.pictures import pictures_of, tile
 from remote_env.protocol import EndReason, OnStale, ResetDone, StepDone, Value
+from remote_env.relabelling import Relabelling
 from remote_env.resuming import RobotLostError, ServerStoppedError
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
@@ -43,7 +44,7 @@ _RETRY: Final = 0.1
 _LEAST: Final = 0.01
 
 
-class RemoteRobotEnv(gymnasium.Env[Any, Any]):
+class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
     """A robot behind a url, as an environment.
 
     Spaces come from the robot. Every array handed out is the caller's own and writable. What
@@ -219,28 +220,11 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
         self._tick = 0
         self._is_running = False
         self._ended_by = ""  # why no further step is worth sending
-        self._max_ages = self._ages_asked(spec)
+        self._max_ages = check_max_age(self._max_age, spec, self._subscribed)
         self._last_arrays: tuple[NDArray[Any], ...] = ()
         self._last_remote: dict[str, Any] = {}
         if self._wants_timing is None:
             self._wants_timing = spec.mode is not Mode.LOCKSTEP
-
-    def _ages_asked(self, spec: RobotSpec) -> dict[str, float]:
-        """Return how old streams may be where the robot's own word does not count."""
-        asked = self._max_age
-        if asked is None:
-            return {}
-        if isinstance(asked, Mapping):
-            unused = sorted(asked.keys() - set(self._subscribed))
-            if unused:
-                raise ConfigurationError(
-                    f"max_age of {unused[0]!r}, which is not observed; observed are "
-                    f"{', '.join(self._subscribed)}"
-                )
-            spec.max_ages(asked)
-            return {name: float(age) for name, age in asked.items()}
-        check_timeout("max_age", asked)
-        return {name: asked for name in self._subscribed if spec.stream(name).can_age}
 
     def _subscribe(self, deadline: float) -> None:
         self._client.subscribe(
@@ -320,6 +304,10 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             left = deadline - time.monotonic()
             self._client.connect(timeout=max(left, _LEAST), wait=True)
             if self._client.spec_hash != self._spec_hash:
+                what = "has other spaces"
+                break
+            if self._client.spec.goal_reward != self._spec.goal_reward:
+                what = "rewards goals otherwise"
                 break
             try:
                 self._subscribe(deadline)
@@ -331,7 +319,7 @@ class RemoteRobotEnv(gymnasium.Env[Any, Any]):
             time.sleep(_RETRY)
         self._client.close()
         raise ConfigurationError(
-            f"the robot at {self._client.url} has other spaces than before; make a new environment"
+            f"the robot at {self._client.url} {what} than before; make a new environment"
         )
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
