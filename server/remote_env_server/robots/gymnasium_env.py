@@ -28,6 +28,7 @@ from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer
 from remote_env_server.configs import CameraConfig
 from remote_env_server.robot import Outcome, Robot
+from remote_env_server.robots.goal_proof import prove_goal_reward
 from remote_env_server.streams import describe_streams, space_streams
 
 __all__ = ["GymnasiumConfig", "GymnasiumRobot"]
@@ -79,13 +80,14 @@ class GymnasiumRobot(Robot):
         _find(config.env_id)
 
     def open(self) -> None:
-        """Make the environment; once more before it, to learn the size of its pictures."""
+        """Make the environment, and copies to learn the size of its pictures and its reward."""
         self._image = self._probe_picture() if self.config.camera else None
         render_mode = "rgb_array" if self._image is not None else None
         self._env = self._make(render_mode)
         self.action_space = self._env.action_space
         self.max_episode_steps = self._env.spec.max_episode_steps if self._env.spec else None
         self.control_hz = float(self._env.metadata.get("render_fps") or 0.0)
+        self.goal_reward = prove_goal_reward(self._env, self._make_copy)
         if self._image is not None:
             self._cameras[_CAMERA] = CameraBuffer(self._camera_config())
 
@@ -93,6 +95,10 @@ class GymnasiumRobot(Robot):
         kwargs = dict(self._kwargs)
         if render_mode is not None:
             kwargs.setdefault("render_mode", render_mode)
+        return gymnasium.make(self.config.env_id, **kwargs)
+
+    def _make_copy(self) -> gymnasium.Env[Any, Any]:
+        kwargs = {name: value for name, value in self._kwargs.items() if name != "render_mode"}
         return gymnasium.make(self.config.env_id, **kwargs)
 
     def _probe_picture(self) -> tuple[int, ...] | None:
