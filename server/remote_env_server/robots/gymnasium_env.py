@@ -28,6 +28,7 @@ from remote_env.spec import Mode, OutOfBounds, StreamSpec
 from remote_env_server.buffers import CameraBuffer
 from remote_env_server.configs import CameraConfig
 from remote_env_server.robot import Outcome, Robot
+from remote_env_server.robots import headless
 from remote_env_server.robots.goal_proof import prove_goal_reward
 from remote_env_server.streams import describe_streams, space_streams
 
@@ -215,7 +216,7 @@ def _may_render() -> bool:
         return True
     mujoco = sys.modules.get("mujoco")
     if mujoco is None:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        headless.prepare()
         return True
     context = getattr(mujoco, "GLContext", None)
     return context is None or "glfw" not in context.__module__
