@@ -42,6 +42,8 @@ _SERVE_USAGE = """usage: remote-env serve NAME [options]
 Serve a robot. NAME is one of
 
   double-pendulum      a cart with a double inverted pendulum
+  arm                  a six-joint arm with a gripper and cameras that is to reach a goal
+  mujoco:MODEL.xml     any MuJoCo model
   gymnasium:ENV_ID     any Gymnasium environment, such as gymnasium:CartPole-v1, or of
                        another package, such as gymnasium:gymnasium_robotics:FetchReach-v4
   FILE.py:CLASS        your own Robot class, in a file

@@ -39,3 +39,11 @@ def test_a_served_environment_passes_both_checkers(env_id, serve):
     with gym.make("RemoteRobot-v0", url=server.url) as env:
         check_env(env.unwrapped)
         check_env_for_sb3(env)
+
+
+def test_an_arm_passes_both_checkers_without_a_warning(serve):
+    pytest.importorskip("mujoco")
+    server = serve(make_robot("arm"))
+    with gym.make("RemoteRobot-v0", url=server.url) as env:
+        check_env(env.unwrapped)
+        check_env_for_sb3(env.unwrapped)

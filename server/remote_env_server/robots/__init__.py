@@ -2,6 +2,8 @@
 
 ========================  ==============================================================
 ``double-pendulum``       a cart with a double inverted pendulum; the default
+``arm``                   a six-joint arm that reaches, with cameras (MuJoCo)
+``mujoco:MODEL.xml``      any MuJoCo model
 ``gymnasium:ENV_ID``      any Gymnasium environment
 ``FILE.py:CLASS``         your own ``Robot`` class, in a file
 ``MODULE:CLASS``          your own ``Robot`` class, in an installed package
@@ -21,12 +23,20 @@ from typing import Any, Final
 
 from remote_env.errors import ConfigurationError
 from remote_env_server.robot import Robot
+from remote_env_server.robots import headless
 from remote_env_server.robots.double_pendulum import DoublePendulumConfig, DoublePendulumRobot
 from remote_env_server.robots.gymnasium_env import GymnasiumConfig, GymnasiumRobot
 
 __all__ = ["NAMES", "RobotRecipe", "find_robot", "make_robot"]
 
-NAMES: Final = ("double-pendulum", "gymnasium:ENV_ID", "FILE.py:CLASS", "MODULE:CLASS")
+NAMES: Final = (
+    "double-pendulum",
+    "arm",
+    "mujoco:MODEL.xml",
+    "gymnasium:ENV_ID",
+    "FILE.py:CLASS",
+    "MODULE:CLASS",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,17 @@ def find_robot(name: str) -> RobotRecipe:
     kind, separator, rest = name.partition(":")
     if name == "double-pendulum":
         return RobotRecipe(DoublePendulumConfig(), DoublePendulumRobot)
+    if name == "arm":
+        _need_mujoco()
+        from remote_env_server.robots.arm import ArmConfig, ArmRobot
+
+        return RobotRecipe(ArmConfig(), ArmRobot)
+    if kind == "mujoco" and rest:
+        _need_mujoco()
+        from remote_env_server.robots.mujoco_robot import MujocoRobot
+        from remote_env_server.robots.mujoco_simulation import MujocoConfig
+
+        return RobotRecipe(MujocoConfig(Path(rest)), MujocoRobot)
     if kind == "gymnasium" and rest:
         return RobotRecipe(GymnasiumConfig(rest), GymnasiumRobot)
     if separator and rest:
@@ -67,6 +88,21 @@ def make_robot(name: str) -> Robot:
     """
     recipe = find_robot(name)
     return recipe.make(recipe.config)
+
+
+def _need_mujoco() -> None:
+    """Import it, ready to render without a screen.
+
+    Raises:
+        ConfigurationError: If it is not installed; says how.
+    """
+    headless.prepare()
+    try:
+        importlib.import_module("mujoco")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"this robot is simulated by MuJoCo: pip install 'remote-robot-env[sim]' ({error})"
+        ) from error
 
 
 def _load_class(where: str, class_name: str) -> type[Robot]:
