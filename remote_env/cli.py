@@ -28,6 +28,7 @@ from remote_env.emergency import emergency_stop, release_stop
 from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.terminal import plain, print_diagnosis, print_spec
 from remote_env.version import __version__
+from remote_env.watch_terminal import watch_in_terminal
 
 if TYPE_CHECKING:
     from remote_env_server.robots import RobotRecipe
@@ -118,9 +119,16 @@ class Info(ClientOptions):
     Attributes:
         save: Write the description to this file; spaces can be built from it without a
             robot, with remote_env.RobotSpec.load.
+        watch: Show instead, once a second until Ctrl-C, what the robot does: the rate and age
+            of each stream, who commands, whether it moves.
+        streams: With --watch: only these. Simulated cameras run while they are watched.
+        count: With --watch: end after so many tables. A rate is judged after some seconds.
     """
 
     save: Path | None = None
+    watch: bool = False
+    streams: tuple[str, ...] = ()
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -416,6 +424,10 @@ def _ping(command: Ping) -> None:
 
 
 def _info(command: Info) -> None:
+    if not command.watch and (command.streams or command.count is not None):
+        raise ConfigurationError("--streams and --count are for --watch; add it")
+    if command.count is not None and command.count < 1:
+        raise ConfigurationError(f"--count must be at least 1, not {command.count}")
     client = command.connect()
     client.close()
     spec = client.spec
@@ -424,4 +436,14 @@ def _info(command: Info) -> None:
             spec.save(command.save)
         except OSError as error:
             raise ConfigurationError(f"cannot write {command.save}: {error.strerror}") from error
-    print_spec(_CONSOLE, spec)
+    if not command.watch:
+        print_spec(_CONSOLE, spec)
+        return
+    watch_in_terminal(
+        _CONSOLE,
+        command.url,
+        streams=command.streams,
+        count=command.count,
+        token=_read_token(command.token_file),
+        timeout=command.timeout,
+    )
