@@ -67,6 +67,11 @@ def test_only_the_last_seconds_count():
     assert rates.rate("s", last).hz == pytest.approx(15.0, rel=1e-9)
 
 
+def test_what_is_over_is_forgotten():
+    rates, _ = watch(Sensor(30.0), 600.0)
+    assert len(rates._marks["s"]) <= 2 * WINDOW + 2
+
+
 def test_what_a_stream_delivered_before_it_was_watched_does_not_count():
     """A camera on request begins to be rendered when somebody comes."""
     rates = RateWindow()
