@@ -6,6 +6,9 @@ which the server's network thread answers whatever the robot does. When nothing 
 the link is aborted, another one is opened, and the same request is sent again, by its id, so
 that it is executed once.
 
+A request may be made in two halves, to do something else before its answer is there. The first,
+``begin``, only sends; whatever breaks, then or later, is for the second, ``finish``, to mend.
+
 Not safe from several threads, but for ``give_up`` and ``break_link``; ``client.py`` hands out
 turns.
 """
@@ -16,12 +19,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from remote_env.asking import Answer, Asked, Waiting
 from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
+    LocalProtocolError,
     RemoteEnvError,
     RemoteProtocolError,
     TransportError,
@@ -44,11 +48,11 @@ from remote_env.protocol import (
     StepDone,
     error_of,
 )
-from remote_env.resuming import SESSION_LASTS, ServerStoppedError
+from remote_env.resuming import ServerStoppedError
 from remote_env.session import CLOSED, MakeHello, Session
-from remote_env.transport import Link, join
+from remote_env.transport import Link
 
-__all__ = ["Answer", "Channel", "Waiting"]
+__all__ = ["Channel"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,47 +80,6 @@ class _CallbackError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back, and where the time went.
-
-    Attributes:
-        message: The answer.
-        asked_at: When the request was made, on ``time.monotonic``, in seconds.
-        sent_at: When it was handed over.
-        arrived_at: When the answer was there.
-        read_at: When it was decoded.
-        resumptions: How often the connection was lost and resumed meanwhile.
-    """
-
-    message: Message
-    asked_at: float
-    sent_at: float
-    arrived_at: float
-    read_at: float
-    resumptions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How to wait for the answer of a reset.
-
-    Attributes:
-        on_progress: Told how far it is: a fraction, or NaN, and a text.
-        cancel: Set by another thread to ask for its end.
-        reconnect_timeout: How long to look for a server that is lost, in seconds.
-    """
-
-    on_progress: Callable[[float, str], None] | None = None
-    cancel: threading.Event | None = None
-    reconnect_timeout: float = SESSION_LASTS
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether nobody wants it any more."""
-        return self.cancel is not None and self.cancel.is_set()
-
-
 class Channel(Session):
     """One session with a server, and the requests in it.
 
@@ -135,6 +98,12 @@ class Channel(Session):
         """Prepare; ``open`` connects. See ``Session``."""
         super().__init__(url, make_hello, connect_timeout=connect_timeout, is_brief=is_brief)
         self.waiting = Waiting()
+        self._asked: Asked | None = None
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether there is a request that was begun and not finished."""
+        return self._asked is not None
 
     def request(self, make: Callable[[int], Message], *, timeout: float) -> Answer:
         """Ask, and return the answer; resumes the session as often as the link is lost.
@@ -151,96 +120,179 @@ class Channel(Session):
                 resumed in time (``RobotLostError``). A ``SessionLostError`` if the server is
                 there without it, a ``ServerStoppedError`` if it said goodbye.
         """
+        self.begin(make, timeout=timeout)
+        return self.finish()
+
+    def begin(self, make: Callable[[int], Message], *, timeout: float) -> None:
+        """Ask, and do not wait for the answer, which is for ``finish``.
+
+        Blocks until the system has the frame. A link that is lost is mended by ``finish``.
+
+        Args:
+            make: Makes the request, given its id.
+            timeout: For all of it, until the answer is read, in seconds.
+
+        Raises:
+            LocalProtocolError: If this may not be said now, or cannot be written; the session
+                goes on.
+        """
+        if self._asked is not None:
+            raise LocalProtocolError("one request after the other; finish the one before first")
         asked_at = time.monotonic()
         try:
-            answer = self._request(make, asked_at, asked_at + timeout)
+            asked = Asked(make, asked_at, asked_at + timeout)
+            if self._connection is not None and not self._is_given_up and self._goodbye is None:
+                asked.write(self._connection)
+                self._hand_over(asked, asked.deadline)
+            asked.left_at = time.monotonic()
+            self._asked = asked
+        except BaseException as error:
+            self._end_for(error)
+            raise
+
+    def finish(self, *, timeout: float | None = None) -> Answer:
+        """Return the answer to what was begun; as ``request``.
+
+        Args:
+            timeout: In place of that of ``begin``; counted from there too. Who comes later than
+                that, or just before, has up to a second to fetch what is there.
+        """
+        asked = self._asked
+        if asked is None:
+            raise LocalProtocolError("nothing was asked; begin a request first")
+        try:
+            if timeout is not None:
+                asked.deadline = asked.asked_at + timeout
+            answer = self._get_answer(asked, asked.deadline_at(time.monotonic()))
             if self._is_given_up:
                 self.close(CLOSED)
             return answer
-        except (TransportError, RemoteProtocolError):
-            if self._is_given_up:
-                self.close(CLOSED)
-            self.drop()
+        except BaseException as error:
+            self._end_for(error)
             raise
-        except _CallbackError as error:
-            self.close("interrupted")
-            raise error.reason from error.reason.__cause__
-        except RemoteEnvError:
-            if self._connection is not None and self._connection.state is State.CLOSED:
-                self.drop()
-            raise
-        except BaseException:  # Ctrl-C: the robot must not go on with what nobody waits for
-            self.close("interrupted")
-            raise
+        finally:
+            self._asked = None
 
-    def _request(self, make: Callable[[int], Message], asked_at: float, deadline: float) -> Answer:
+    def forget_asked(self) -> None:
+        """Do not wait for the answer to what was begun; the session goes on. Idempotent."""
+        self._asked = None
+
+    def drop(self) -> None:
+        """See ``Session.drop``."""
+        super().drop()
+        self._asked = None
+
+    def abandon(self) -> None:
+        """See ``Session.abandon``."""
+        super().abandon()
+        self._asked = None
+
+    def _end_for(self, error: BaseException) -> None:
+        """End the session if a request that ended by an error leaves none.
+
+        Raises:
+            Exception: What a callback raised.
+        """
+        match error:
+            case TransportError() | RemoteProtocolError():
+                if self._is_given_up:
+                    self.close(CLOSED)
+                self.drop()
+            case _CallbackError():
+                self.close("interrupted")
+                raise error.reason from error.reason.__cause__
+            case RemoteEnvError():
+                if self._connection is not None and self._connection.state is State.CLOSED:
+                    self.drop()
+            case _:  # Ctrl-C: the robot must not go on with what nobody waits for
+                self.close("interrupted")
+
+    def _get_answer(self, asked: Asked, deadline: float) -> Answer:
         if self._connection is None:
             raise ConnectionLostError(f"not connected to {self.url}; call env.reset()")
         self._check_given_up()
         self._check_goodbye()
-        # By now the last link may be gone: then this request is the first on a new one.
-        if self._link is None:
-            self._resume(self._until(deadline), ConnectionLostError("the link was lost"))
-        message = make(self._connection.next_id())
-        frame = [join(self._connection.send(message))]
-        resumptions = damaged = 0
         while True:
             try:
-                sent_at = self._hand_over(frame, deadline)
-                return self._wait_for(message, asked_at, sent_at, deadline, resumptions)
+                if asked.failure is not None:
+                    raise asked.failure
+                return self._wait_for(asked, deadline)
             except (ConnectionLostError, RemoteProtocolError) as error:
-                if isinstance(error, ServerStoppedError) or self._is_given_up:
-                    raise
-                if isinstance(error, RemoteProtocolError):
-                    damaged += 1
-                    if damaged > _MOST_DAMAGED or isinstance(error, VersionMismatchError):
-                        raise
-                self._cut_lost()
-                self._check_goodbye()
-                logger.info("%s; resuming", error)
-                self._resume(self._until(deadline), error)
-                resumptions += 1
-            connection = self._connection
-            if isinstance(message, ReleaseStop):  # somebody may have pressed it since
-                raise ConnectionLostError(
-                    f"the connection to {self.url} was lost while the emergency stop was being "
-                    "released, so it may be released or not; look, and ask again"
-                )
-            if not connection.is_waiting_for(message.id):  # asked out of band: ask anew
-                message = make(connection.next_id())
-                frame = [join(connection.send(message))]
+                self._ask_again(asked, error, deadline)
+
+    def _ask_again(
+        self, asked: Asked, error: ConnectionLostError | RemoteProtocolError, deadline: float
+    ) -> None:
+        """Resume the session, and send the request once more.
+
+        Raises:
+            RemoteEnvError: If that cannot be done, or makes no sense.
+        """
+        if isinstance(error, ServerStoppedError) or self._is_given_up:
+            raise error
+        if isinstance(error, RemoteProtocolError):
+            asked.damaged += 1
+            if asked.damaged > _MOST_DAMAGED or isinstance(error, VersionMismatchError):
+                raise error
+        self._cut_lost()
+        self._check_goodbye()
+        logger.info("%s; resuming", error)
+        self._resume(self._until(deadline), error)
+        asked.resumptions += 1
+        connection, message = self._connection, asked.message
+        assert connection is not None
+        assert message is not None
+        # Somebody may have pressed it since.
+        if isinstance(message, ReleaseStop) and asked.sent_at:
+            raise ConnectionLostError(
+                f"the connection to {self.url} was lost while the emergency stop was being "
+                "released, so it may be released or not; look, and ask again"
+            )
+        if not connection.is_waiting_for(message.id):  # asked out of band: ask anew
+            asked.write(connection)
+        self._hand_over(asked, deadline)
 
     def _until(self, deadline: float) -> float:
         return min(deadline, time.monotonic() + self.waiting.reconnect_timeout)
 
-    def _hand_over(self, frame: list[bytearray], deadline: float) -> float:
-        """Send; return when that began: the clock's bound needs a moment before it left."""
-        link = self._link
-        assert link is not None
-        began_at = time.monotonic()
-        if len(frame[0]) < _LARGE:
-            link.send(frame)
-            return began_at
-        # The system takes it as fast as the network does: our deadline ends that.
-        timer = threading.Timer(max(0.0, deadline - began_at), link.abort)
-        timer.daemon = True
-        timer.start()
-        try:
-            link.send(frame)
-        finally:
-            timer.cancel()
-        return began_at
+    def _hand_over(self, asked: Asked, deadline: float) -> None:
+        """Send a request; note when that began, because the clock's bound needs such a moment.
 
-    def _wait_for(
-        self, message: Message, asked_at: float, sent_at: float, deadline: float, resumptions: int
-    ) -> Answer:
-        link, connection = self._link, self._connection
+        Notes also why it did not leave, if it did not.
+        """
+        asked.failure = None
+        link = self._link
+        if link is None:
+            asked.failure = ConnectionLostError("the link was lost")
+            return
+        asked.sent_at = began_at = time.monotonic()
+        try:
+            if len(asked.frame[0]) < _LARGE:
+                link.send(asked.frame)
+                return
+            # The system takes it as fast as the network does: our deadline ends that.
+            timer = threading.Timer(max(0.0, deadline - began_at), link.abort)
+            timer.daemon = True
+            timer.start()
+            try:
+                link.send(asked.frame)
+            finally:
+                timer.cancel()
+        except ConnectionLostError as error:
+            asked.failure = error
+
+    def _wait_for(self, asked: Asked, deadline: float) -> Answer:
+        message, link, connection = asked.message, self._link, self._connection
+        sent_at = asked.sent_at
+        assert message is not None
         assert link is not None
         assert connection is not None
-        pinged_at = sent_at
+        # From here on we ping; before, who asked may have done something else for long.
+        came_at = pinged_at = time.monotonic()
+        is_first = asked.resumptions == 0
         # When each ping was sent; an answer from before a link broke tells nothing of the clock.
-        pings = {message.id: sent_at} if isinstance(message, Ping) and not resumptions else {}
-        every = min(_PING_EVERY, max(0.001, (deadline - sent_at) / _LEAST_PINGS))
+        pings = {message.id: sent_at} if isinstance(message, Ping) and is_first else {}
+        every = min(_PING_EVERY, max(0.001, (deadline - came_at) / _LEAST_PINGS))
         can_cancel = isinstance(message, Reset)  # and nothing else
         while True:
             self._check_given_up()
@@ -253,10 +305,10 @@ class Channel(Session):
             except DeadlineExceededError:
                 now = time.monotonic()
                 is_over = now >= deadline
-                silent_for = self._check_alive(link, connection, sent_at, now, is_over=is_over)
+                silent_for = self._check_alive(link, connection, came_at, now, is_over=is_over)
                 if is_over:
                     stands = silent_for <= max(2 * every, 2 * self._round_trip)
-                    waited = deadline - asked_at
+                    waited = deadline - asked.asked_at
                     raise self._too_late(waited, None if stands else silent_for) from None
                 if now - pinged_at >= every:
                     ping, pinged_at = Ping(id=connection.next_id()), now
@@ -276,13 +328,20 @@ class Channel(Session):
                     self._tell(answer)
                     continue
                 case Pong() if answer.id in pings:  # else it was asked for before this request
-                    asked = pings.pop(answer.id)
-                    self._learn_clock(asked, answer.time, answer.time, arrived_at)
-                case ResetDone() | StepDone() if not resumptions:  # else it may be an old answer
-                    self._learn_clock(sent_at, answer.received, answer.sent, arrived_at)
+                    sent = pings.pop(answer.id)
+                    self._learn_clock(sent, answer.time, answer.time, arrived_at)
+                case ResetDone() | StepDone() if is_first and answer.id == message.id:
+                    # On another link it may be an old answer. And one that lay there unread
+                    # says how long it took at most.
+                    lay_there = came_at - sent_at > arrived_at - came_at
+                    self._learn_clock(
+                        sent_at, answer.received, answer.sent, arrived_at, lay_there=lay_there
+                    )
             if answer.id == message.id:
                 read_at = time.monotonic()
-                return Answer(answer, asked_at, sent_at, arrived_at, read_at, resumptions)
+                return Answer(
+                    answer, asked.asked_at, sent_at, arrived_at, read_at, asked.resumptions
+                )
 
     def _tell(self, progress: Progress) -> None:
         if self.waiting.on_progress is not None:
@@ -292,20 +351,20 @@ class Channel(Session):
                 raise _CallbackError(error) from None
 
     def _check_alive(
-        self, link: Link, connection: Connection, sent_at: float, now: float, *, is_over: bool
+        self, link: Link, connection: Connection, came_at: float, now: float, *, is_over: bool
     ) -> float:
         """Return for how long nothing came, in seconds.
 
         Raises:
             ConnectionLostError: If that is too long; at the deadline one ping without an answer
-                is enough, and so is nothing at all since we asked.
+                is enough, and so is nothing at all since we came for the answer.
         """
         idle_since = now - link.idle_for()
         heard_at = max(connection.last_heard, idle_since)
         patience, trips = _LAST_PATIENCE if is_over else _PATIENCE
         patience = max(patience, trips * self._round_trip)
-        is_silent = connection.last_heard <= sent_at and idle_since <= sent_at + _IDLE_ERROR
-        silent_for = now - max(heard_at, sent_at)
+        is_silent = connection.last_heard <= came_at and idle_since <= came_at + _IDLE_ERROR
+        silent_for = now - max(heard_at, came_at)
         if silent_for > patience or (is_over and is_silent):
             raise ConnectionLostError(f"nothing came from {self.url} for {silent_for:.2f} s")
         return silent_for

@@ -11,39 +11,31 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
 
-from remote_env.arguments import check_timeout
-from remote_env.channel import Answer, Channel, Waiting
-from remote_env.closing import close_soon, take_last_turn
+from remote_env.asking import Answer, Waiting
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
     LeaseError,
-    LocalProtocolError,
-    RemoteEnvError,
     ResetCancelledError,
 )
 from remote_env.identity import default_owner, make_hello
-from remote_env.keeper import keep_alive, stop_keeping
+from remote_env.keeper import keep_alive
 from remote_env.protocol import (
     EmergencyStop,
     EmergencyStopped,
     GetStatistics,
-    Heartbeat,
     Message,
     OnStale,
     Ping,
     Pong,
     Probe,
-    Release,
     ReleaseStop,
     Reset,
     ResetDone,
@@ -56,9 +48,8 @@ from remote_env.protocol import (
     Value,
 )
 from remote_env.resuming import SESSION_LASTS
-from remote_env.spec import RobotSpec
+from remote_env.shared_session import Make, SharedSession
 from remote_env.timing import ClientStatistics, StepTimer
-from remote_env.turns import Turns
 
 __all__ = ["RobotClient"]
 
@@ -67,13 +58,11 @@ logger = logging.getLogger(__name__)
 # A lease of a learner that crashed goes stale after 2 s; wait a little longer for it.
 _LEASE_PATIENCE: Final = 3.0
 _LEASE_RETRY: Final = 0.2
-_RELEASE_TIMEOUT: Final = 1.0
 
 T = TypeVar("T", bound=Message)
-Make: TypeAlias = Callable[[int], Message]  # a request, given its id
 
 
-class RobotClient:
+class RobotClient(SharedSession):
     """A session with a robot server. Safe to use from several threads: calls queue up.
 
     Attributes:
@@ -82,8 +71,6 @@ class RobotClient:
         timing: Where the time of the last reset or step went, in seconds by part; see
             ``ClientStatistics``.
     """
-
-    spec: RobotSpec
 
     def __init__(
         self,
@@ -105,71 +92,11 @@ class RobotClient:
         """
         if role not in ("control", "observe"):
             raise ConfigurationError(f"role must be 'control' or 'observe', not {role!r:.40}")
-        check_timeout("connect_timeout", connect_timeout)
-        self.url = url
+        hello = functools.partial(make_hello, role, token, (owner or default_owner())[:200])
+        super().__init__(url, hello, connect_timeout=connect_timeout)
         self.timing: dict[str, float] = {}
-        self._connect_timeout = connect_timeout
-        self._channel = Channel(
-            url,
-            functools.partial(make_hello, role, token, (owner or default_owner())[:200]),
-            connect_timeout=connect_timeout,
-        )
         self._timer = StepTimer()
-        self._turns = Turns(url)
         self._resets: set[threading.Event] = set()  # of those under way; set to cancel
-        self._may_hold_lease = False
-        self._pid = os.getpid()
-        self._finalizer: weakref.finalize[..., RobotClient] | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether there is a session; its link may be lost, which the next call finds out."""
-        return self._channel.is_open
-
-    def connect(self, *, timeout: float | None = None, wait: bool = False) -> RobotSpec:
-        """Connect, and learn what the robot is. Does nothing if connected.
-
-        Args:
-            timeout: In place of ``connect_timeout``, in seconds.
-            wait: Whether to look for a server that is not there until the timeout has passed,
-                and to say so in the log.
-
-        Raises:
-            ConfigurationError: If the url is malformed.
-            ConnectFailedError: If no robot server answers there.
-            AccessDeniedError: If the server refuses this client.
-            VersionMismatchError: If the server speaks another wire version.
-            DeadlineExceededError: If it does not answer in time.
-        """
-        if os.getpid() != self._pid:
-            self._turns = Turns(self.url)  # a thread of our parent's may have a turn there
-        with self._turns.take("connect", timeout or self._connect_timeout) as left:
-            if not self._channel.is_open:
-                self._pid = os.getpid()
-                self._may_hold_lease = False
-                welcome = self._channel.open(left, wait=wait)
-                # Who forgets to close returns the lease all the same, at the latest at exit.
-                if self._finalizer is not None:  # of the session before
-                    self._finalizer.detach()
-                self._finalizer = weakref.finalize(
-                    self,
-                    close_soon,
-                    self._pid,
-                    functools.partial(self._channel.close, "forgotten by the learner"),
-                )
-                try:
-                    self.spec = RobotSpec.from_welcome(welcome)
-                except BaseException:
-                    self._channel.drop()
-                    raise
-                self._spec_hash = welcome.spec_hash
-                logger.info("connected to %s at %s", self.spec.name, self.url)
-            return self.spec
-
-    @property
-    def spec_hash(self) -> str:
-        """Changes if and only if a policy could no longer be used."""
-        return self._spec_hash
 
     def subscribe(
         self,
@@ -267,7 +194,7 @@ class RobotClient:
             keep_alive(self)
             self._channel.waiting = waiting
             try:
-                return self._timed(make, ResetDone, left)
+                return self._note(self._request(make, left), ResetDone)
             finally:
                 self._channel.waiting = Waiting()  # that one may refer to us
 
@@ -312,7 +239,43 @@ class RobotClient:
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
-        asked_at = time.monotonic()
+        try:
+            self.begin_step(
+                action, episode=episode, step=step, tick=tick, dtypes=dtypes, timeout=timeout
+            )
+            return self.finish_step()
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come between the two
+            self.abandon_step()
+            raise
+
+    def begin_step(
+        self,
+        action: Sequence[NDArray[Any]],
+        *,
+        episode: int,
+        step: int,
+        tick: int,
+        dtypes: Sequence[str] = (),
+        timeout: float,
+    ) -> None:
+        """Send an action, and do not wait for what comes of it: ``finish_step`` does.
+
+        Until then this client answers no other call but ``close``, and its lease is kept. A
+        connection that breaks is mended by ``finish_step``.
+
+        Args:
+            action: As in ``step``.
+            episode: As in ``step``.
+            step: As in ``step``.
+            tick: As in ``step``.
+            dtypes: As in ``step``.
+            timeout: Until the answer is read, counted from now, in seconds.
+
+        Raises:
+            LocalProtocolError: If the step before was not finished; the session goes on.
+        """
 
         def make(id: int) -> Step:
             return Step(
@@ -324,21 +287,49 @@ class RobotClient:
                 action=tuple(action),
             )
 
-        self._check_process()
-        with self._turns.take("step", timeout) as left:
+        self._begin("step", make, timeout)
+
+    def finish_step(self, *, timeout: float | None = None) -> StepDone:
+        """Return what came of the action that ``begin_step`` sent.
+
+        Args:
+            timeout: In place of that of ``begin_step``, counted from there too, in seconds. Who
+                comes later than that has up to a second to fetch what is there.
+
+        Raises:
+            LocalProtocolError: If there is none.
+            RemoteEnvError: As ``step``.
+        """
+        begun = self._go_on("finish_step")
+        try:
             try:
-                return self._timed(make, StepDone, left)
+                return self._note(self._finish(timeout), StepDone)
             except ActionRefusedError as error:
                 # The server cannot tell an action that was held up from a learner that was silent
                 # before it. We can: this one was made just now, by our own clock.
-                age = time.monotonic() - asked_at
+                age = time.monotonic() - begun.at
                 if error.code != "robot.action.expired" or age > self.spec.action_lifetime:
                     raise
-            return self._timed(make, StepDone, max(timeout - age, 0.001))
+            left = (begun.timeout if timeout is None else timeout) - age
+            return self._note(self._request(begun.make, max(left, 0.001)), StepDone)
+        finally:
+            self._turns.release()
 
-    def _timed(self, make: Make, kind: type[T], timeout: float) -> T:
-        """Ask, and note where the time went; has a turn."""
-        answer = self._request(make, timeout)
+    @property
+    def is_stepping(self) -> bool:
+        """Whether a step was begun and not finished."""
+        return self._turns.is_parked
+
+    def abandon_step(self) -> None:
+        """End the session if a step was begun and not finished, as Ctrl-C does in a call."""
+        if self._turns.take_back(self._connect_timeout):
+            try:
+                self._channel.close("interrupted")
+            finally:
+                self._turns.release()
+
+    def _note(self, answer: Answer, kind: type[T]) -> T:
+        """Return the message, and note where its time went; has a turn."""
         message = answer.message
         assert isinstance(message, kind)
         assert isinstance(message, (ResetDone, StepDone))
@@ -415,85 +406,3 @@ class RobotClient:
             resumptions=self._channel.resumptions,
             clock=self._channel.clock.estimate(time.monotonic()),
         )
-
-    def heartbeat(self) -> None:
-        """Show a sign of life, unless a call is in progress, which is one itself."""
-        if os.getpid() != self._pid or not self._turns.try_take("heartbeat", 0.0):
-            return
-        try:
-            if self._channel.has_link and self._may_hold_lease:
-                self._channel.say(Heartbeat())
-        except RemoteEnvError as error:
-            # The next call will resume, and has somebody to tell if it cannot.
-            logger.debug("no heartbeat to %s: %s", self.url, error)
-        finally:
-            self._turns.release()
-
-    def close(self) -> None:
-        """Return the lease and disconnect. Idempotent; takes at most about two seconds.
-
-        A call of another thread may take one of them; then it ends with a
-        ``ConnectionLostError``, and the robot gives up a reset that nobody waits for. So does
-        the call from whose callback this is called, when the callback returns.
-        """
-        if os.getpid() != self._pid:
-            # A fork: the connection is our parent's, who goes on with it. So are the turns.
-            self._channel.abandon()
-            return
-        stop_keeping(self)
-        if not take_last_turn(self._turns, self._channel):
-            return  # the other call closes it as soon as it looks
-        try:
-            if self._finalizer is not None:
-                self._finalizer.detach()
-                self._finalizer = None
-            if not self._channel.is_open:
-                return
-            try:
-                if self._may_hold_lease and self._channel.has_link:
-                    self._channel.request(lambda id: Release(id), timeout=_RELEASE_TIMEOUT)
-            except RemoteEnvError as error:
-                logger.debug("the lease of %s could not be returned: %s", self.url, error)
-            self._channel.close("closed by the learner")
-        finally:
-            self._turns.release()
-
-    def _ask(self, what: str, make: Make, kind: type[T], timeout: float) -> T:
-        self._check_process()
-        with self._turns.take(what, timeout) as left:
-            message = self._request(make, left).message
-            assert isinstance(message, kind)
-            return message
-
-    def _request(self, make: Make, timeout: float) -> Answer:
-        """Ask; has a turn.
-
-        Raises:
-            RemoteEnvError: As ``Channel.request``.
-        """
-        try:
-            return self._channel.request(make, timeout=timeout)
-        finally:
-            if not self._channel.is_open:
-                stop_keeping(self)
-
-    def _check_process(self) -> None:
-        """Refuse to be used in a fork; to be called before a turn is waited for.
-
-        Whoever had it when the process was forked does not exist there to let it go.
-
-        Raises:
-            LocalProtocolError: In a fork.
-        """
-        if os.getpid() != self._pid:
-            raise LocalProtocolError(
-                f"this connection to {self.url} belongs to process {self._pid}, from which this "
-                "one was forked; make the environment in the process that uses it"
-            )
-
-    def __enter__(self) -> RobotClient:
-        self.connect()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -37,6 +37,8 @@ def close_soon(pid: int, close: Callable[[], object]) -> None:
 def take_last_turn(turns: Turns, channel: Channel) -> bool:
     """Take a turn, if need be from another call; takes at most about two seconds.
 
+    One that is parked is taken at once: nobody is in a call.
+
     Returns:
         Whether that went. If not, the other call ends the session as soon as it looks.
     """
@@ -44,11 +46,11 @@ def take_last_turn(turns: Turns, channel: Channel) -> bool:
         channel.give_up()
         return False
     to_end, to_give_up, to_fail = _PATIENCE
-    if turns.try_take("close", to_end):
+    if turns.try_take("close", to_end, may_be_parked=True):
         return True
     logger.info("closing %s in the middle of %s", channel.url, turns.going_on())
     channel.give_up()
-    if turns.try_take("close", to_give_up):
+    if turns.try_take("close", to_give_up, may_be_parked=True):
         return True
     channel.break_link()
-    return turns.try_take("close", to_fail)
+    return turns.try_take("close", to_fail, may_be_parked=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -24,12 +23,13 @@ from remote_env.errors import (
     ConnectionLostError,
     EpisodeOverError,
     LocalProtocolError,
-    TransportError,
 )
+from remote_env.intake import Intake
 from remote_env.pictures import pictures_of, tile
-from remote_env.protocol import EndReason, OnStale, ResetDone, StepDone, Value
+from remote_env.protocol import EndReason, OnStale, Value
+from remote_env.recovery import Recovery
 from remote_env.relabelling import Relabelling
-from remote_env.resuming import RobotLostError, ServerStoppedError
+from remote_env.resuming import ServerStoppedError
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
 from remote_env.timing import ClientStatistics
@@ -37,11 +37,6 @@ from remote_env.timing import ClientStatistics
 __all__ = ["RemoteRobotEnv"]
 
 logger = logging.getLogger(__name__)
-
-# How long reset waits before it connects once more, and the least that is left for the last
-# attempt, in seconds.
-_RETRY: Final = 0.1
-_LEAST: Final = 0.01
 
 
 class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
@@ -184,7 +179,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         try:
             spec = self._client.connect()
             self._choose(spec, streams, flatten)
-            self._subscribe(deadline)
+            self._recovery.subscribe(deadline)
         except BaseException:
             self.close()
             raise
@@ -206,33 +201,31 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         calibration = spec.calibration_of(observed)
         extra = [name for name in shown if name not in observed]
         self._subscribed = (*observed, *calibration, *extra)
-        index = {name: i for i, name in enumerate(self._subscribed)}
-        self._shown = [index[name] for name in shown]
-        self._calibration = [
-            (spec.stream(name).camera, spec.stream(name).kind.value, index[name])
-            for name in self._subscribed
-            if spec.stream(name).kind in (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
-        ]
-        self._pictures: list[NDArray[Any]] = []
-        self._spec_hash = self._client.spec_hash
+        self._intake = Intake(
+            spec,
+            self._observation,
+            self._action,
+            subscribed=self._subscribed,
+            shown=shown,
+            keeps_last=self._truncates_on_loss,
+            age_of=self._client.age_of,
+        )
         self._episode = 0
         self._steps = 0
         self._tick = 0
         self._is_running = False
         self._ended_by = ""  # why no further step is worth sending
-        self._max_ages = check_max_age(self._max_age, spec, self._subscribed)
-        self._last_arrays: tuple[NDArray[Any], ...] = ()
-        self._last_remote: dict[str, Any] = {}
+        self._recovery = Recovery(
+            self._client,
+            self._subscribed,
+            max_ages=check_max_age(self._max_age, spec, self._subscribed),
+            on_stale=self._on_stale,
+            reset_timeout=self._reset_timeout,
+            reconnect_timeout=self._reconnect_timeout,
+        )
+        self._sent: list[NDArray[Any]] = []  # the action, between send_step and receive_step
         if self._wants_timing is None:
             self._wants_timing = spec.mode is not Mode.LOCKSTEP
-
-    def _subscribe(self, deadline: float) -> None:
-        self._client.subscribe(
-            self._subscribed,
-            max_ages=self._max_ages,
-            on_stale=self._on_stale,
-            timeout=max(deadline - time.monotonic(), _LEAST),
-        )
 
     @property
     def spec_of_robot(self) -> RobotSpec:
@@ -258,69 +251,15 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         """
         if self._is_closed:
             raise LocalProtocolError("reset after close; make a new environment")
+        self._check_received("reset")
         super().reset(seed=seed)
         self._is_running, self._ended_by = False, ""
-        done = self._begin(seed, options)
+        done = self._recovery.reset(
+            seed=seed, options=options, take=self._take, max_steps=self._max_steps
+        )
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
-        observation, info = self._take_in(done)
-        return observation, info
-
-    def _begin(self, seed: int | None, options: dict[str, Value] | None) -> ResetDone:
-        """Reset the robot, also one that was lost since; once more if it is lost meanwhile."""
-        deadline = time.monotonic() + self._reset_timeout
-        was_lost = False
-        while True:
-            if not self._client.is_connected:
-                self._reconnect(min(deadline, time.monotonic() + self._reconnect_timeout))
-            try:
-                return self._client.reset(
-                    seed=seed,
-                    options=options,
-                    take=self._take,
-                    max_steps=self._max_steps,
-                    timeout=max(deadline - time.monotonic(), 0.001),
-                    reconnect_timeout=self._reconnect_timeout,
-                )
-            except RobotLostError:
-                raise  # it was looked for as long as was asked for
-            except ConnectionLostError as error:
-                # The server, if it is there at all, gave that reset up with the session.
-                if was_lost or self._is_closed or time.monotonic() >= deadline:
-                    raise
-                was_lost = True
-                logger.warning("%s; connecting again", error)
-
-    def _reconnect(self, deadline: float) -> None:
-        """Connect, with patience.
-
-        Raises:
-            TransportError: If the robot cannot be reached by the deadline.
-            ConfigurationError: If it is not the same robot any more.
-        """
-        while True:
-            if self._is_closed:  # by another thread
-                raise LocalProtocolError("close() was called in the middle of reset()")
-            left = deadline - time.monotonic()
-            self._client.connect(timeout=max(left, _LEAST), wait=True)
-            if self._client.spec_hash != self._spec_hash:
-                what = "has other spaces"
-                break
-            if self._client.spec.goal_reward != self._spec.goal_reward:
-                what = "rewards goals otherwise"
-                break
-            try:
-                self._subscribe(deadline)
-                return
-            except TransportError as error:
-                if time.monotonic() + _RETRY >= deadline:
-                    raise
-                logger.warning("%s; connecting again", error)
-            time.sleep(_RETRY)
-        self._client.close()
-        raise ConfigurationError(
-            f"the robot at {self._client.url} {what} than before; make a new environment"
-        )
+        return self._intake.begin(done, timing=self._timing())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Execute an action and return what came of it.
@@ -337,6 +276,31 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
+        try:
+            self.send_step(action)
+            return self.receive_step()
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come between the two
+            self._client.abandon_step()
+            raise
+
+    def send_step(self, action: Any) -> None:
+        """Send an action and do not wait for what comes of it: ``receive_step`` returns that.
+
+        So one learner can let several robots move at once. Between the two only ``close`` may
+        be called; the lease is kept, however long that takes. A connection that is lost is found
+        by ``receive_step``.
+
+        Args:
+            action: As in ``step``.
+
+        Raises:
+            ActionRefusedError: If shape or dtype are wrong; nothing was sent.
+            LocalProtocolError: If there was no ``reset``, or the step before was not received.
+            EpisodeOverError: If the episode has ended.
+        """
+        self._check_received("send_step")
         if self._ended_by and not self._is_closed:
             raise EpisodeOverError(
                 f"the episode ended after {self._steps} steps ({self._ended_by}); call env.reset() "
@@ -355,15 +319,38 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
                 f"the action does not fit the action space: {error}", code="robot.action.shape"
             ) from None
         differ = any(a.dtype != s.dtype for a, s in zip(arrays, self._action.layout, strict=True))
+        self._sent = arrays
+        self._client.begin_step(
+            [np.asarray(array, order="C") for array in arrays],
+            episode=self._episode,
+            step=self._steps + 1,
+            tick=self._tick,
+            dtypes=[array.dtype.str for array in arrays] if differ else (),
+            timeout=self._step_timeout,
+        )
+
+    def receive_step(
+        self, timeout: float | None = None
+    ) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Return what came of the action that ``send_step`` sent, as ``step`` does.
+
+        Args:
+            timeout: In place of ``step_timeout``, in seconds; counted from ``send_step``, as
+                that is. Who comes later than that has up to a second to fetch what is there.
+
+        Raises:
+            LocalProtocolError: If nothing was sent.
+            RemoteEnvError: As ``step``.
+        """
+        if timeout is not None:
+            check_timeout("timeout", timeout)
+        if not self._client.is_stepping:
+            when = "after close; make a new environment"
+            if not self._is_closed:
+                when = "without an action that was sent; call env.send_step(action) first"
+            raise LocalProtocolError(f"receive_step {when}")
         try:
-            done = self._client.step(
-                [np.asarray(array, order="C") for array in arrays],
-                episode=self._episode,
-                step=self._steps + 1,
-                tick=self._tick,
-                dtypes=[array.dtype.str for array in arrays] if differ else (),
-                timeout=self._step_timeout,
-            )
+            done = self._client.finish_step(timeout=timeout)
         except ActionRefusedError as error:
             if error.code != "robot.action.expired":
                 raise
@@ -373,19 +360,26 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             if self._is_closed:  # by another thread, in the middle of this
                 raise
             return self._lose(error)
-        if not done.remote.get("invalid_transition"):
+        if done.remote.get("invalid_transition"):
+            self._end(done.end_reason or EndReason.ROBOT)
+        else:
             self._steps = done.step
         self._tick = done.tick
-        observation, info = self._take_in(done)
-        remote = info["remote"]
-        if "invalid_transition" in remote:
-            self._end(done.end_reason or EndReason.ROBOT)
-        elif "action_executed" not in remote:
-            remote["action_executed"] = self._action.unflatten([a.copy() for a in arrays])
-        remote.setdefault("guard", {"clipped": 0, "refused": {}})
-        if done.end_reason is not None:
-            remote["end_reason"] = done.end_reason.value
-        return observation, done.reward, done.terminated, done.truncated, info
+        return self._intake.step(done, self._sent, steps=self._steps, timing=self._timing())
+
+    def _check_received(self, what: str) -> None:
+        """Refuse a call between ``send_step`` and ``receive_step``.
+
+        Raises:
+            LocalProtocolError: If it is one.
+        """
+        if self._client.is_stepping:
+            raise LocalProtocolError(
+                f"{what} before the answer to the step that was sent; call env.receive_step() first"
+            )
+
+    def _timing(self) -> dict[str, float] | None:
+        return self._client.timing if self._wants_timing else None
 
     def _lose(self, error: ConnectionLostError) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """End the episode because the robot was lost.
@@ -399,57 +393,12 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         if not self._truncates_on_loss:
             raise error
         logger.warning("the episode is cut short: %s", error)
-        remote = {
-            **self._last_remote,
-            "end_reason": reason.value,
-            "end_cause": str(error),
-            "invalid_transition": True,
-        }
-        observed = [array.copy() for array in self._last_arrays]
-        return self._observation.unflatten(observed), 0.0, False, True, {"remote": remote}
+        return self._intake.lose(reason, str(error))
 
     def _end(self, reason: EndReason) -> None:
         """Note that no further step of this episode is worth sending."""
         self._is_running = False
         self._ended_by = reason.value
-
-    def _take_in(self, done: ResetDone | StepDone) -> tuple[Any, dict[str, Any]]:
-        arrays = done.observation
-        remote: dict[str, Any] = dict(done.remote)
-        remote["step"] = self._steps
-        remote["time"] = done.time
-        if self._calibration:
-            cameras: dict[str, dict[str, Any]] = {}
-            for camera, kind, index in self._calibration:
-                if done.sequences[index] == 0:
-                    continue  # neither declared nor measured
-                cameras.setdefault(camera, {})[kind] = arrays[index].copy()
-            remote["cameras"] = cameras
-        if self._spec.mode is not Mode.LOCKSTEP and done.stamps:
-            self._add_ages(done, remote)
-        if self._wants_timing:
-            remote["timing"] = self._client.timing
-        if self._shown:
-            # A copy: what is handed out may be written to.
-            self._pictures = [arrays[index].copy() for index in self._shown]
-        observed = arrays[: len(self._observation.layout)]
-        if self._truncates_on_loss:
-            # Also a copy, for the step that finds the robot lost.
-            self._last_arrays = tuple(array.copy() for array in observed)
-            self._last_remote = {"step": self._steps, "time": done.time}
-        return self._observation.unflatten(observed), {**done.info, "remote": remote}
-
-    def _add_ages(self, done: ResetDone | StepDone, remote: dict[str, Any]) -> None:
-        """Say how old each stream is now, on our side of the network."""
-        since_sent, error = self._client.age_of(done.sent)
-        since_sent = max(0.0, since_sent) if math.isfinite(error) else 0.0
-        since_taken = since_sent + (*done.durations, 0.0, 0.0, 0.0, 0.0)[3]
-        remote["ages"] = {
-            name: done.time - stamp + since_taken
-            for name, stamp in zip(self._subscribed, done.stamps, strict=True)
-            if math.isfinite(stamp)
-        }
-        remote["age_error"] = error
 
     def statistics(self) -> ClientStatistics:
         """Return where the time of all steps went, with jitter; see ``ClientStatistics``."""
@@ -467,14 +416,17 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
                 'render_mode="rgb_array"'
             )
             return None
-        if not self._pictures:
+        if not self._intake.pictures:
             raise LocalProtocolError("render before reset; call env.reset() first")
-        return tile(self._pictures)
+        return tile(self._intake.pictures)
 
     def close(self) -> None:
         """Return the lease and disconnect. Idempotent; takes at most about two seconds."""
         self._is_running = False
         self._is_closed = True
+        recovery = getattr(self, "_recovery", None)
+        if recovery is not None:
+            recovery.give_up()
         client = getattr(self, "_client", None)
         if client is not None:
             client.close()

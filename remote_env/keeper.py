@@ -14,7 +14,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from remote_env.client import RobotClient
+    from remote_env.shared_session import SharedSession
 
 __all__ = ["HEARTBEAT_PERIOD", "keep_alive", "stop_keeping"]
 
@@ -24,11 +24,11 @@ HEARTBEAT_PERIOD: Final = 0.5
 
 class _Keeper:
     def __init__(self) -> None:
-        self._clients: weakref.WeakSet[RobotClient] = weakref.WeakSet()
+        self._clients: weakref.WeakSet[SharedSession] = weakref.WeakSet()
         self._lock = threading.Lock()  # guards _clients and _thread
         self._thread: threading.Thread | None = None
 
-    def add(self, client: RobotClient) -> None:
+    def add(self, client: SharedSession) -> None:
         with self._lock:
             self._clients.add(client)
             if self._thread is None:
@@ -37,7 +37,7 @@ class _Keeper:
                 )
                 self._thread.start()
 
-    def discard(self, client: RobotClient) -> None:
+    def discard(self, client: SharedSession) -> None:
         with self._lock:
             self._clients.discard(client)
 
@@ -67,11 +67,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def keep_alive(client: RobotClient) -> None:
+def keep_alive(client: SharedSession) -> None:
     """Send heartbeats for a client until it is gone or ``stop_keeping`` is called."""
     _keeper.add(client)
 
 
-def stop_keeping(client: RobotClient) -> None:
+def stop_keeping(client: SharedSession) -> None:
     """Send no more heartbeats for a client. Idempotent."""
     _keeper.discard(client)

@@ -158,7 +158,8 @@ class Session:
         """Send what has no answer.
 
         Raises:
-            ConnectionLostError: If there is no link. The next request resumes it.
+            ConnectionLostError: If there is no link. The next request resumes it, or the one
+                whose answer is not read yet: it may lie there.
         """
         if self._link is None or self._connection is None:
             raise ConnectionLostError(f"there is no connection to {self.url}")
@@ -166,7 +167,8 @@ class Session:
         try:
             self._link.send(frame)
         except ConnectionLostError:
-            self._cut_lost()
+            if not self._connection.unanswered:
+                self._cut_lost()
             raise
 
     def close(self, reason: str) -> None:
@@ -299,7 +301,24 @@ class Session:
         self._link, self._connection, self._session = link, connection, welcome.session
         return welcome
 
-    def _learn_clock(self, sent: float, received: float, answered: float, arrived: float) -> None:
+    def _learn_clock(
+        self,
+        sent: float,
+        received: float,
+        answered: float,
+        arrived: float,
+        *,
+        lay_there: bool = False,
+    ) -> None:
+        """Learn from an exchange, ten times a second at most; see ``ClockOffset.add``.
+
+        Args:
+            sent: When the question left, on our clock, in seconds.
+            received: When it came, on theirs.
+            answered: When the answer left, on theirs.
+            arrived: When it was read, on ours.
+            lay_there: Whether it may have been there long before.
+        """
         if arrived - self._clock_at < _CLOCK_EVERY:
             return
         self._clock_at = arrived
@@ -307,4 +326,5 @@ class Session:
             estimate = self.clock.estimate(arrived)
             assert estimate is not None
             self._usual_round_trip = estimate.round_trip
-            self._round_trip = (arrived - sent) - (answered - received)
+            most = (arrived - sent) - (answered - received)
+            self._round_trip = min(self._round_trip, most) if lay_there else most

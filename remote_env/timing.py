@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remote_env.channel import Answer
+from remote_env.asking import Answer
 from remote_env.clock import ClockEstimate
 from remote_env.protocol import ResetDone, StepDone
 from remote_env.stats import Durations, DurationSummary

@@ -346,7 +346,7 @@ def test_a_fork_in_the_middle_of_a_heartbeat_does_not_wait_for_its_end(env, call
     is_held, may_go = threading.Event(), threading.Event()
 
     def beat():
-        with env._client._turns.take("heartbeat", 1.0):  # as the keeper does while it sends
+        with env._client._turns.lend():  # as the keeper does while it sends
             is_held.set()
             may_go.wait(20)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from remote_env.client import RobotClient
 from remote_env.env import RemoteRobotEnv
 from remote_env.errors import ConfigurationError
-from remote_env.protocol import OnStale, ResetDone, StepDone
+from remote_env.protocol import OnStale
 from remote_env.spec import Mode, RobotSpec
 from remote_env_server.app import RobotServer
 from remote_env_server.logs import wait_for_logs
@@ -313,15 +312,11 @@ class _CheckedEnv(RemoteRobotEnv):
     def __init__(self, bench: Bench, url: str, **options: Any) -> None:
         super().__init__(url, **options)
         self._bench = bench
+        self._intake.tells_stamps = True
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._bench.count_step()
         return super().step(action)
-
-    def _add_ages(self, done: ResetDone | StepDone, remote: dict[str, Any]) -> None:
-        super()._add_ages(done, remote)
-        stamps = zip(self._subscribed, done.stamps, strict=True)
-        remote["stamps"] = {name: stamp for name, stamp in stamps if math.isfinite(stamp)}
 
 
 def _is_ours(thread: threading.Thread) -> bool:
