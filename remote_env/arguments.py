@@ -10,7 +10,7 @@ import numpy as np
 from remote_env.errors import ConfigurationError
 from remote_env.spec import RobotSpec
 
-__all__ = ["check_max_age", "check_steps", "check_timeout"]
+__all__ = ["check_max_age", "check_seed", "check_steps", "check_timeout"]
 
 
 def check_timeout(name: str, seconds: object) -> None:
@@ -63,3 +63,14 @@ def check_max_age(
         return {name: float(age) for name, age in asked.items()}
     check_timeout("max_age", asked)
     return {name: asked for name in observed if spec.stream(name).can_age}
+
+
+def check_seed(seed: int | None) -> int | None:
+    """Return a seed.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    if seed is not None and not 0 <= int(seed) < 1 << 64:
+        raise ConfigurationError(f"seed must be from 0 to 2**64 - 1, not {seed}")
+    return None if seed is None else int(seed)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
 
+from remote_env.arguments import check_seed
 from remote_env.asking import Answer, Waiting
 from remote_env.errors import (
     ActionRefusedError,
@@ -159,9 +160,7 @@ class RobotClient(SharedSession):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
-        if seed is not None and not 0 <= int(seed) < 1 << 64:
-            raise ConfigurationError(f"seed must be from 0 to 2**64 - 1, not {seed}")
-        number = None if seed is None else int(seed)
+        number = check_seed(seed)
         plain = None if options is None else dict(options)
 
         def make(id: int) -> Reset:

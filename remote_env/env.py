@@ -24,15 +24,13 @@ from remote_env.errors import (
     EpisodeOverError,
     LocalProtocolError,
 )
-from remote_env.intake import Intake
-from remote_env.pictures import pictures_of, tile
 from remote_env.protocol import EndReason, OnStale, Value
 from remote_env.recovery import Recovery
 from remote_env.relabelling import Relabelling
 from remote_env.resuming import ServerStoppedError
-from remote_env.spaces import SpaceCodec
-from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
+from remote_env.spec import Mode, RobotSpec
 from remote_env.timing import ClientStatistics
+from remote_env.translation import Translator, check_render_mode
 
 __all__ = ["RemoteRobotEnv"]
 
@@ -138,10 +136,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             AccessDeniedError: If the server refuses this client.
             VersionMismatchError: If the server speaks another wire version.
         """
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ConfigurationError(
-                f"render_mode must be 'rgb_array' or None, not {render_mode!r}"
-            )
+        check_render_mode(render_mode)
         if url is not None and robot is not None:
             raise ConfigurationError(
                 f"robot={robot!r} is simulated here and url={url!r} is elsewhere; give one of them"
@@ -186,30 +181,19 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
 
     def _choose(self, spec: RobotSpec, streams: Sequence[str] | None, flatten: bool) -> None:
         """Decide what is subscribed to, and what of it is the observation."""
-        self.observation_space = spec.space_of(streams, flatten=flatten)
-        self.action_space = spec.action_space
-        has_camera = any(stream.kind is StreamKind.IMAGE for stream in spec.streams)
-        self.metadata = {
-            "render_modes": ["rgb_array"] if has_camera else [],
-            "render_fps": max(1, round(spec.control_hz)),
-        }
-        self._spec = spec
-        self._observation = SpaceCodec(self.observation_space, root="observation")
-        self._action = SpaceCodec(self.action_space, root="action")
-        observed = list(self._observation.layout.names)
-        shown = pictures_of(spec, observed) if self.render_mode else []
-        calibration = spec.calibration_of(observed)
-        extra = [name for name in shown if name not in observed]
-        self._subscribed = (*observed, *calibration, *extra)
-        self._intake = Intake(
+        self._translator = Translator(
             spec,
-            self._observation,
-            self._action,
-            subscribed=self._subscribed,
-            shown=shown,
+            streams=streams,
+            flatten=flatten,
+            render_mode=self.render_mode,
             keeps_last=self._truncates_on_loss,
             age_of=self._client.age_of,
         )
+        self.observation_space = self._translator.observation.space
+        self.action_space = spec.action_space
+        self.metadata = self._translator.metadata
+        self._spec = spec
+        self._subscribed = self._translator.subscribed
         self._episode = 0
         self._steps = 0
         self._tick = 0
@@ -259,7 +243,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         )
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
-        return self._intake.begin(done, timing=self._timing())
+        return self._translator.begin(done, timing=self._timing())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Execute an action and return what came of it.
@@ -311,14 +295,9 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
                 raise LocalProtocolError("step after close; make a new environment")
             when = "after the episode was cut short" if self._episode else "before reset"
             raise LocalProtocolError(f"step {when}; call env.reset() first")
-        keeps_dtype = self._spec.out_of_bounds is OutOfBounds.PASS
-        try:
-            arrays = self._action.flatten(action, keep_dtype=keeps_dtype)
-        except (ValueError, TypeError, RuntimeError) as error:  # the last is torch's
-            raise ActionRefusedError(
-                f"the action does not fit the action space: {error}", code="robot.action.shape"
-            ) from None
-        differ = any(a.dtype != s.dtype for a, s in zip(arrays, self._action.layout, strict=True))
+        arrays = self._translator.flatten(action)
+        layout = self._translator.action.layout
+        differ = any(a.dtype != leaf.dtype for a, leaf in zip(arrays, layout, strict=True))
         self._sent = arrays
         self._client.begin_step(
             [np.asarray(array, order="C") for array in arrays],
@@ -344,7 +323,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         """
         if timeout is not None:
             check_timeout("timeout", timeout)
-        if not self._client.is_stepping:
+        if not self.is_stepping:
             when = "after close; make a new environment"
             if not self._is_closed:
                 when = "without an action that was sent; call env.send_step(action) first"
@@ -365,7 +344,16 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         else:
             self._steps = done.step
         self._tick = done.tick
-        return self._intake.step(done, self._sent, steps=self._steps, timing=self._timing())
+        return self._translator.step(done, self._sent, steps=self._steps, timing=self._timing())
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether an action was sent by ``send_step`` and not received by ``receive_step``."""
+        return self._client.is_stepping
+
+    def cancel_reset(self) -> None:
+        """End a reset that another thread waits for; it gets a ``ResetCancelledError``."""
+        self._client.cancel_reset()
 
     def _check_received(self, what: str) -> None:
         """Refuse a call between ``send_step`` and ``receive_step``.
@@ -373,7 +361,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         Raises:
             LocalProtocolError: If it is one.
         """
-        if self._client.is_stepping:
+        if self.is_stepping:
             raise LocalProtocolError(
                 f"{what} before the answer to the step that was sent; call env.receive_step() first"
             )
@@ -393,7 +381,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         if not self._truncates_on_loss:
             raise error
         logger.warning("the episode is cut short: %s", error)
-        return self._intake.lose(reason, str(error))
+        return self._translator.lose(reason, str(error))
 
     def _end(self, reason: EndReason) -> None:
         """Note that no further step of this episode is worth sending."""
@@ -410,15 +398,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         Raises:
             LocalProtocolError: If there was no ``reset``.
         """
-        if self.render_mode is None:
-            gymnasium.logger.warn(
-                "render() was called without a render_mode; make the environment with "
-                'render_mode="rgb_array"'
-            )
-            return None
-        if not self._intake.pictures:
-            raise LocalProtocolError("render before reset; call env.reset() first")
-        return tile(self._intake.pictures)
+        return self._translator.render()
 
     def close(self) -> None:
         """Return the lease and disconnect. Idempotent; takes at most about two seconds."""

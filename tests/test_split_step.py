@@ -305,7 +305,8 @@ def test_receiving_ends_by_the_deadline_that_counts_from_the_sending(robot, env,
 
 @pytest.mark.realtime
 @pytest.mark.parametrize("mode", ["lockstep", "realtime"])
-def test_a_learner_that_trains_between_the_two_keeps_its_lease(serve, connect, mode):
+def test_a_learner_that_trains_between_the_two_keeps_its_lease(serve, connect, mode, monkeypatch):
+    monkeypatch.setattr("remote_env.client._LEASE_PATIENCE", 0.0)
     robot = Counter()
     server = serve(robot, mode=mode)
     env = connect(server.url)
@@ -319,7 +320,7 @@ def test_a_learner_that_trains_between_the_two_keeps_its_lease(serve, connect, m
     env.send_step(ONE)
     time.sleep(2.6)  # a lease is stale after 2 s
     with pytest.raises(errors.LeaseError):
-        other.reset(timeout=0.5)
+        other.reset(timeout=10.0)
     other.close()
     assert_counted(env, env.receive_step())
     assert len(robot.actions) == 1

@@ -5,6 +5,7 @@ from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import ActionLimit, Mode, OutOfBounds
 from remote_env_server.app import DEFAULT_PORT, RobotServer
 from remote_env_server.configs import CameraConfig, ProprioConfig
+from remote_env_server.local import LocalRobotEnv
 from remote_env_server.robot import Outcome, Robot
 from remote_env_server.snapshot import Snapshot
 
@@ -14,6 +15,7 @@ __all__ = [
     "CameraConfig",
     "EndReason",
     "GoalReward",
+    "LocalRobotEnv",
     "Mode",
     "OutOfBounds",
     "Outcome",

@@ -23,6 +23,7 @@ from remote_env.transport import Listener
 from remote_env.transport.websocket_server import WebSocketListener, is_loopback
 from remote_env.version import __version__
 from remote_env_server.control import ControlLoop
+from remote_env_server.describe import modes_of, read_mode
 from remote_env_server.latch import Latch, default_latch_file, name_of
 from remote_env_server.logs import relay_logs, stop_relaying_logs, wait_for_logs
 from remote_env_server.robot import Robot
@@ -92,19 +93,8 @@ class RobotServer:
         Raises:
             ConfigurationError: If any of this makes no sense, or is not safe.
         """
-        if not isinstance(robot, Robot):
-            raise ConfigurationError(f"expected a Robot, got {type(robot).__name__}")
-        if not hasattr(robot, "_cameras"):
-            raise ConfigurationError(
-                f"{type(robot).__name__}.__init__ must call super().__init__() first"
-            )
-        try:
-            modes = tuple(Mode(mode) for mode in robot.modes)
-            self.mode = Mode(mode) if mode is not None else modes[0]
-        except ValueError:
-            raise ConfigurationError(
-                f"mode must be 'lockstep', 'realtime' or 'delayed', not {mode!r}"
-            ) from None
+        modes = modes_of(robot)
+        self.mode = read_mode(mode) if mode is not None else modes[0]
         if Mode.REALTIME in modes:
             modes = (*modes, Mode.DELAYED)
         if self.mode not in modes:

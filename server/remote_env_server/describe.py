@@ -20,9 +20,38 @@ from remote_env_server.robot import Robot
 from remote_env_server.safety import action_lifetime
 from remote_env_server.streams import bounded_box
 
-__all__ = ["describe_robot"]
+__all__ = ["describe_robot", "modes_of", "read_mode"]
 
 logger = logging.getLogger(__name__)
+
+
+def modes_of(robot: Robot) -> tuple[Mode, ...]:
+    """Return the modes that a robot can do, the default first.
+
+    Raises:
+        ConfigurationError: If it is no robot, or says that it can do something else.
+    """
+    if not isinstance(robot, Robot):
+        raise ConfigurationError(f"expected a Robot, got {type(robot).__name__}")
+    if not hasattr(robot, "_cameras"):
+        raise ConfigurationError(
+            f"{type(robot).__name__}.__init__ must call super().__init__() first"
+        )
+    return tuple(read_mode(mode) for mode in robot.modes)
+
+
+def read_mode(mode: Mode | str) -> Mode:
+    """Return a mode by its name.
+
+    Raises:
+        ConfigurationError: If there is no such mode.
+    """
+    try:
+        return Mode(mode)
+    except ValueError:
+        raise ConfigurationError(
+            f"mode must be 'lockstep', 'realtime' or 'delayed', not {mode!r}"
+        ) from None
 
 
 def describe_robot(robot: Robot, mode: Mode, extra: Mapping[str, Value] | None) -> RobotSpec:

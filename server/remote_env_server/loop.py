@@ -161,7 +161,10 @@ class Loop:
         """Wait for the next request or the next thing to do in time, and do it."""
         due = self._pending.due if self._pending else math.inf
         wake_at = min(due, self.mover.watchdog.deadline, self._hold_again_at)
-        request = wait_until(wake_at, mailbox)
+        self.serve(wait_until(wake_at, mailbox))
+
+    def serve(self, request: Request | None) -> None:
+        """Do what is asked for, and what is due."""
         self._obey_emergency_stop()
         match request:
             case ResetRequest():

@@ -26,7 +26,6 @@ from remote_env.errors import (
     RemoteEnvError,
     RemoteProtocolError,
     RobotFaultError,
-    UnknownOptionError,
 )
 from remote_env.protocol import (
     Buffer,
@@ -78,6 +77,7 @@ from remote_env_server.requests import (
     StepResult,
     Watch,
 )
+from remote_env_server.resetting import check_options
 from remote_env_server.visit import refuse_noise
 
 if TYPE_CHECKING:
@@ -261,13 +261,7 @@ class Peer:
 
     def _on_reset(self, message: Reset, now: float) -> None:
         self._check_may_control()
-        known = self._session.spec.reset_options
-        unknown = sorted((message.options or {}).keys() - known.keys()) if known is not None else []
-        if unknown:
-            raise UnknownOptionError(
-                f"reset option {unknown[0]!r} is not known; this robot knows "
-                f"{', '.join(map(repr, known or {})) or 'none'}"
-            )
+        check_options(self._session.spec, message.options)
         request = ResetRequest(
             seed=message.seed,
             options=message.options,

@@ -1,20 +1,39 @@
-"""The first observation of an episode: one of which every stream was captured after the reset."""
+"""What a reset may be asked for, and the first observation of its episode.
+
+That is one of which every stream was captured after the robot's own reset.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from remote_env.errors import SensorError
-from remote_env.spec import Mode, StreamKind
+from remote_env.errors import SensorError, UnknownOptionError
+from remote_env.protocol.values import Value
+from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env_server.driver import Driver
 from remote_env_server.requests import Captured
 
-__all__ = ["wait_for_first_observation"]
+__all__ = ["check_options", "wait_for_first_observation"]
 
 _CALIBRATION = (StreamKind.INTRINSICS, StreamKind.EXTRINSICS)
 _LOOK_EVERY = 0.001  # seconds
+
+
+def check_options(spec: RobotSpec, options: Mapping[str, Value] | None) -> None:
+    """Refuse options of a reset that the robot does not know.
+
+    Raises:
+        UnknownOptionError: Naming the first.
+    """
+    known = spec.reset_options
+    unknown = sorted((options or {}).keys() - known.keys()) if known is not None else []
+    if unknown:
+        raise UnknownOptionError(
+            f"reset option {unknown[0]!r} is not known; this robot knows "
+            f"{', '.join(map(repr, known or {})) or 'none'}"
+        )
 
 
 def wait_for_first_observation(

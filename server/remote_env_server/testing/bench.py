@@ -312,7 +312,7 @@ class _CheckedEnv(RemoteRobotEnv):
     def __init__(self, bench: Bench, url: str, **options: Any) -> None:
         super().__init__(url, **options)
         self._bench = bench
-        self._intake.tells_stamps = True
+        self._translator.tells_stamps = True
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._bench.count_step()
