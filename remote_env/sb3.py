@@ -6,11 +6,10 @@ imports ``stable_baselines3``; ``import remote_env`` does not.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final, TypeVar
 
@@ -79,7 +78,7 @@ class RemoteRobotVecEnv(VecEnv):
         _check_urls(urls)
         try:
             for url in self.urls:
-                with _named(url):
+                with _Naming(url):
                     self.envs.append(RemoteRobotEnv(url, **(env_kwargs or {})))
             self._check_spaces()
             first = self.envs[0]
@@ -160,7 +159,7 @@ class RemoteRobotVecEnv(VecEnv):
             raise LocalProtocolError(f"{len(actions)} actions for {self.num_envs} robots")
         try:
             for url, env, action in zip(self.urls, self.envs, actions, strict=True):
-                with _named(url):
+                with _Naming(url):
                     env.send_step(action)
         except Exception:
             self._receive_rest()
@@ -183,7 +182,7 @@ class RemoteRobotVecEnv(VecEnv):
         dones = np.empty(self.num_envs, np.bool_)
         try:
             for index, (url, env) in enumerate(zip(self.urls, self.envs, strict=True)):
-                with _named(url):
+                with _Naming(url):
                     observation, reward, terminated, truncated, info = env.receive_step()
                 rewards[index] = reward
                 dones[index] = terminated or truncated
@@ -277,19 +276,24 @@ def _check_urls(urls: Sequence[str]) -> None:
 
 
 def _reset(url: str, env: RemoteRobotEnv, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    with _named(url):
+    with _Naming(url):
         return env.reset(**given)
 
 
-@contextlib.contextmanager
-def _named(url: str) -> Iterator[None]:
-    """Put the url of a robot into the message of an error that does not name it."""
-    try:
-        yield
-    except RemoteEnvError as error:
-        if url not in str(error):
-            error.args = (f"{url}: {error}",)
-        raise
+class _Naming:
+    """Puts the url of a robot into the message of an error that does not name it."""
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, RemoteEnvError) and self._url not in str(error):
+            error.args = (f"{self._url}: {error}",)
 
 
 def _all_at_once(

@@ -9,7 +9,7 @@ structure has the one leaf ``"observation"`` or ``"action"``.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -53,6 +53,9 @@ class SpaceCodec:
             if names.count(name) > 1:
                 raise UnsupportedSpaceError(f"two leaves of the space are called {name!r}")
         self.leaf_spaces = tuple(leaf for _, leaf in leaves)
+        # Decided once: to ask a space whether it is a Dict costs a microsecond.
+        self._build = _builder_of(space)
+        self._is_leaf = isinstance(space, _LEAVES)
 
     def flatten(self, value: Any, *, keep_dtype: bool = False) -> list[NDArray[Any]]:
         """Take a value apart; copies only what has another dtype.
@@ -80,11 +83,11 @@ class SpaceCodec:
         Raises:
             ValueError: If its structure does not fit.
         """
-        return list(_parts(self.space, value, ""))
+        return [value] if self._is_leaf else list(_parts(self.space, value, ""))
 
     def unflatten(self, arrays: Sequence[NDArray[Any]]) -> Any:
         """Put a value together; copies nothing, Discrete leaves become Python integers."""
-        return _build(self.space, iter(arrays))
+        return self._build(iter(arrays))
 
 
 def _leaves(
@@ -152,13 +155,17 @@ def _to_array(
         return array.astype(spec.dtype)
 
 
-def _build(space: spaces.Space[Any], arrays: Iterator[NDArray[Any]]) -> Any:
+def _builder_of(space: spaces.Space[Any]) -> Callable[[Iterator[NDArray[Any]]], Any]:
+    """Return what puts a value of a space together from its leaves, depth first."""
     if isinstance(space, spaces.Dict):
-        return {key: _build(child, arrays) for key, child in space.spaces.items()}
+        keyed = [(key, _builder_of(child)) for key, child in space.spaces.items()]
+        return lambda arrays: {key: build(arrays) for key, build in keyed}
     if isinstance(space, spaces.Tuple):
-        return tuple(_build(child, arrays) for child in space.spaces)
-    array = next(arrays)
-    return int(array) if isinstance(space, spaces.Discrete) else array
+        builders = [_builder_of(child) for child in space.spaces]
+        return lambda arrays: tuple([build(arrays) for build in builders])
+    if isinstance(space, spaces.Discrete):
+        return lambda arrays: int(next(arrays))
+    return next
 
 
 def describe_space(space: spaces.Space[Any]) -> dict[str, Value]:

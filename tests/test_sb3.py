@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from remote_env import ConfigurationError, errors
 from remote_env.sb3 import RemoteRobotVecEnv
-from remote_env_server import LocalRobotEnv
+from remote_env_server import LocalRobotEnv, Outcome
 from remote_env_server.robots import make_robot
 
 
@@ -82,6 +82,22 @@ def test_it_is_bit_by_bit_what_a_dummy_vec_env_is(serve, connect_all, name, moni
             info.get("episode", {}).pop("t", None)  # of the wall clock
     assert data_equivalence(got, expected, exact=True)
     local.close()
+
+
+class Ending(Limited):
+    """Its task ends with the last step that it may take."""
+
+    def outcome(self, observation):
+        return Outcome(terminated=self._steps == 3)
+
+
+def test_an_end_that_is_also_the_limit_is_not_truncated_for_sb3(serve, connect_all):
+    env = connect_all([Ending(), Limited()], serve)
+    env.reset()
+    for _ in range(3):
+        _, _, dones, infos = env.step(np.zeros((2, 2), np.float32))
+    assert dones.all()
+    assert [info["TimeLimit.truncated"] for info in infos] == [False, True]
 
 
 def test_options_are_used_once(serve, connect_all):
@@ -229,6 +245,7 @@ def test_a_robot_that_fails_is_named_and_reset_begins_anew(serve, connect_all):
     env.step(np.zeros((3, 2), np.float32))
     with pytest.raises(errors.RobotFaultError, match=rf"{env.urls[1]}: .*gearbox"):
         env.step(np.zeros((3, 2), np.float32))
+    assert env.get_attr("is_stepping") == [False] * 3
     env.reset()
     assert not env.step(np.zeros((3, 2), np.float32))[2].any()
 

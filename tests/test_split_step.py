@@ -271,9 +271,11 @@ def test_an_answer_behind_a_link_that_broke_is_received_also_after_the_deadline(
 ):
     env = connect(proxy.url, step_timeout=0.2)
     env.before, _ = env.reset(seed=1)
+    proxy.stall(TO_CLIENT)
     env.send_step(ONE)
     wait_for(lambda: robot.actions)
     proxy.reset_connections()
+    proxy.stall(TO_CLIENT, is_on=False)
     time.sleep(0.4)
     assert_counted(env, env.receive_step())
     assert len(robot.actions) == 1
@@ -348,7 +350,8 @@ def test_an_action_that_could_not_be_sent_is_not_executed_when_it_is_old(serve, 
 
 
 @pytest.mark.parametrize("from_thread", [False, True], ids=["same", "another"])
-def test_closing_between_the_two_ends_it_cleanly(env, server, from_thread, slowdown):
+def test_closing_between_the_two_ends_it_cleanly(env, server, from_thread, slowdown, caplog):
+    caplog.set_level("DEBUG", "remote_env.shared_session")
     env.send_step(ONE)
     began = time.monotonic()
     if from_thread:
@@ -356,8 +359,9 @@ def test_closing_between_the_two_ends_it_cleanly(env, server, from_thread, slowd
     else:
         env.close()
     assert time.monotonic() - began < 0.9 * slowdown  # it waits for nobody
-    wait_for(lambda: server.statistics()["connections"] == 0)
     assert server.statistics()["lease"]["owner"] is None
+    assert "could not be returned" not in caplog.text
+    wait_for(lambda: server.statistics()["connections"] == 0)
     with pytest.raises(errors.LocalProtocolError, match="after close"):
         env.receive_step()
 

@@ -88,7 +88,7 @@ def _list_of(item: WireType, *, most: int) -> WireType:
     def check(raw: object) -> tuple[Any, ...]:
         if not isinstance(raw, list) or len(raw) > most:
             raise RemoteProtocolError(f"expected a list of at most {most} of {item.name}")
-        return tuple(item.check(entry) for entry in raw)
+        return tuple(map(item.check, raw))
 
     return WireType(f"list of {item.name}", check)
 
