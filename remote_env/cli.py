@@ -7,7 +7,6 @@ Dataclasses are the configuration; tyro makes options and help of them. Exit cod
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from remote_env.doctor import advise, examine
 from remote_env.emergency import emergency_stop, release_stop
 from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.terminal import plain, print_diagnosis, print_spec
+from remote_env.tokens import read_token
 from remote_env.version import __version__
 from remote_env.watch_terminal import watch_in_terminal
 
@@ -37,7 +37,6 @@ __all__ = ["main"]
 
 _CONSOLE = Console()
 _ERRORS = Console(stderr=True)
-_TOKEN_VARIABLE = "REMOTE_ENV_TOKEN"  # noqa: S105 (the name of a variable)
 _SERVE_USAGE = """usage: remote-env serve NAME [options]
 
 Serve a robot. NAME is one of
@@ -105,7 +104,7 @@ class ClientOptions:
         client = RobotClient(
             self.url,
             role="observe",
-            token=_read_token(self.token_file),
+            token=read_token(self.token_file),
             connect_timeout=self.timeout,
         )
         client.connect()
@@ -183,6 +182,16 @@ class Serve:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Train a policy on robots; see remote-env train --help."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a policy on robots; see remote-env eval --help."""
+
+
+@dataclass(frozen=True)
 class CheckRobot:
     """Check whether a robot behaves as every robot must. It moves, with small actions.
 
@@ -220,6 +229,8 @@ _Command = (
     | Annotated[EmergencyStop, tyro.conf.subcommand("estop")]
     | Annotated[ReleaseStop, tyro.conf.subcommand("release")]
     | Annotated[CheckRobot, tyro.conf.subcommand("check")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("eval")]
 )
 
 
@@ -238,6 +249,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"remote-env {__version__}")
         elif given[:1] == ["serve"]:
             _serve(given[1:])
+        elif given[:1] in (["train"], ["eval"]):
+            from remote_env_agents.cli import run
+
+            return run(given, console=_CONSOLE, errors=_ERRORS)
         else:
             _run(tyro.cli(_Command, prog="remote-env", args=given or ["--help"]))
     except RemoteEnvError as error:
@@ -268,17 +283,25 @@ def _complain(text: str) -> None:
 
 
 def _run(
-    command: Info | Ping | Doctor | EmergencyStop | ReleaseStop | Serve | CheckRobot,
+    command: Info
+    | Ping
+    | Doctor
+    | EmergencyStop
+    | ReleaseStop
+    | Serve
+    | CheckRobot
+    | Train
+    | Evaluate,
 ) -> None:
     match command:
         case Doctor():
             _examine(command)
         case EmergencyStop():
-            token = _read_token(command.token_file)
+            token = read_token(command.token_file)
             emergency_stop(command.url, command.reason, token=token, timeout=command.timeout)
             _say(f"{command.url} is stopped, until 'remote-env release {command.url}'")
         case ReleaseStop():
-            token = _read_token(command.token_file)
+            token = read_token(command.token_file)
             was_pressed = release_stop(command.url, token=token, timeout=command.timeout)
             _say(
                 f"{command.url} is released; it holds until the next reset"
@@ -291,22 +314,8 @@ def _run(
             _ping(command)
         case CheckRobot():
             _check(command)
-        case Serve():
+        case Serve() | Train() | Evaluate():
             raise AssertionError("handled before")
-
-
-def _read_token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(_TOKEN_VARIABLE)
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the token from {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"the token file {path} is no text") from error
-    if not lines or not lines[0].strip():
-        raise ConfigurationError(f"the first line of the token file {path} is empty")
-    return lines[0].strip()
 
 
 def _serve(arguments: list[str]) -> None:
@@ -334,7 +343,7 @@ def _serve(arguments: list[str]) -> None:
         options.host,
         options.port,
         mode=options.mode,
-        token=_read_token(options.token_file),
+        token=read_token(options.token_file),
         allowed_hosts=options.allowed_host,
         allowed_origins=options.allowed_origin,
         sensor_timeout=options.sensor_timeout,
@@ -367,7 +376,7 @@ def _check(command: CheckRobot) -> None:
     report = check_in_terminal(
         _CONSOLE,
         command.target,
-        token=_read_token(command.token_file),
+        token=read_token(command.token_file),
         mode=command.mode,
         moves=command.moves,
         is_agreed=command.yes,
@@ -384,7 +393,7 @@ def _examine(command: Doctor) -> None:
     client = RobotClient(
         command.url,
         role="observe",
-        token=_read_token(command.token_file),
+        token=read_token(command.token_file),
         connect_timeout=command.timeout,
     )
     # On standard error: what is piped elsewhere is the report.

@@ -1,1 +1,38 @@
-"""Training, evaluation and fleets. Nothing here yet: the environments come first."""
+"""Training and evaluation of policies on robots behind urls.
+
+``remote-env train`` and ``remote-env eval`` are its command line. Importing this imports no
+torch; what needs it does so when it is called.
+"""
+
+from remote_env_agents.config import EvalConfig, Hyperparameters, TrainConfig
+from remote_env_agents.episodes import Episode, Policy
+from remote_env_agents.evaluation import Evaluation, evaluate
+from remote_env_agents.intervals import wilson
+from remote_env_agents.plots import plot_learning_curve
+from remote_env_agents.policies import ModelPolicy, RandomPolicy, load_policy
+from remote_env_agents.robots import make_vec_env
+from remote_env_agents.run_folder import ProgressRow, read_progress
+from remote_env_agents.training import TrainingResult, train
+from remote_env_agents.video import VideoWriter, record_episodes
+
+__all__ = [
+    "Episode",
+    "EvalConfig",
+    "Evaluation",
+    "Hyperparameters",
+    "ModelPolicy",
+    "Policy",
+    "ProgressRow",
+    "RandomPolicy",
+    "TrainConfig",
+    "TrainingResult",
+    "VideoWriter",
+    "evaluate",
+    "load_policy",
+    "make_vec_env",
+    "plot_learning_curve",
+    "read_progress",
+    "record_episodes",
+    "train",
+    "wilson",
+]

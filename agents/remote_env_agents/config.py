@@ -1,0 +1,189 @@
+"""What can be chosen about training and evaluation; the command line is made of it.
+
+Imports nothing heavy: the help of the command line needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from remote_env.errors import ConfigurationError
+
+__all__ = ["FIRST_EVALUATION_SEED", "Algorithm", "EvalConfig", "Hyperparameters", "TrainConfig"]
+
+Algorithm = Literal["ppo", "sac", "td3", "tqc"]
+_Urls = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="URL...")]
+
+# Far from the seeds of training, which count from 0.
+FIRST_EVALUATION_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What is not given is taken from the algorithm's preset (presets.py), and written down.
+
+    Attributes:
+        net_arch: Widths of the hidden layers.
+        learning_rate: Of the optimiser.
+        gamma: Discount for each step.
+        batch_size: Transitions in each gradient step.
+    """
+
+    net_arch: tuple[int, ...] | None = None
+    learning_rate: float | None = None
+    gamma: float | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigurationError: Naming the one that makes no sense.
+        """
+        if self.net_arch is not None and any(width < 1 for width in self.net_arch):
+            raise ConfigurationError(f"net_arch must be positive widths, not {self.net_arch}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise ConfigurationError(
+                f"learning_rate must be between 0 and 1, not {self.learning_rate}"
+            )
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise ConfigurationError(f"gamma must be between 0 and 1, not {self.gamma}")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ConfigurationError(f"batch_size must be 2 or more, not {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a policy on one or several robots of the same kind. They move.
+
+    Attributes:
+        urls: Of the robots, such as ws://127.0.0.1:8765.
+        algo: The algorithm. ppo is the fastest where steps are cheap, the others need fewer.
+        steps: How many steps of all robots together; ppo finishes the rollout that it has begun.
+        seed: For the first robot; the next one gets the next number. Also for the network.
+        her: Learn from goals that were reached by chance (hindsight experience replay); for
+            sac, td3 and tqc, on a robot that declares its goal reward.
+        streams: The streams to observe, by name; the robot's own observation if not given.
+        folder: Where everything is written; runs/ROBOT-ALGO-N if not given.
+        success_at: Stop when the success rate of an evaluation, or of the last 100 episodes,
+            reaches this. Training explores, and ppo much: its policy is better than that.
+        eval_every: Evaluate the policy each time after so many steps, and at the end; 0 for
+            never. Training waits meanwhile.
+        eval_episodes: How many episodes an evaluation has.
+        checkpoint_every: Save the policy each time after so many steps; 0 for never.
+        resume: A checkpoint or policy of this algorithm to go on from; ppo only. Its network
+            and hyperparameters are kept.
+        token_file: A file whose first line is the robots' token. The variable
+            REMOTE_ENV_TOKEN does the same.
+        device: Where the network is, such as cpu or cuda. For small networks a cpu is faster.
+        torch_threads: How many threads torch uses. For small networks one is fastest.
+    """
+
+    urls: _Urls
+    algo: Algorithm = "ppo"
+    steps: int = 100_000
+    seed: int = 0
+    her: bool = False
+    streams: tuple[str, ...] = ()
+    folder: Path | None = None
+    success_at: float | None = None
+    eval_every: int = 0
+    eval_episodes: int = 50
+    checkpoint_every: int = 0
+    resume: Path | None = None
+    token_file: Path | None = None
+    device: str = "cpu"
+    torch_threads: int = 1
+    hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(
+        default_factory=Hyperparameters
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the robots.
+
+        Raises:
+            ConfigurationError: Saying what to change.
+        """
+        _check_urls(self.urls)
+        _check_least("steps", self.steps, 1)
+        _check_least("seed", self.seed, 0)
+        _check_least("eval_every", self.eval_every, 0)
+        _check_least("eval_episodes", self.eval_episodes, 1)
+        _check_least("checkpoint_every", self.checkpoint_every, 0)
+        _check_least("torch_threads", self.torch_threads, 1)
+        if self.success_at is not None and not 0 < self.success_at <= 1:
+            raise ConfigurationError(
+                f"success_at is a rate, above 0 and at most 1, not {self.success_at}"
+            )
+        if self.her and self.algo == "ppo":
+            raise ConfigurationError("her needs a replay buffer, which ppo has not; use algo sac")
+        if self.resume is not None and self.algo != "ppo":
+            raise ConfigurationError(
+                f"{self.algo} cannot resume: its replay buffer is not saved; only ppo can"
+            )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluate a policy on one or several robots: every seed exactly once. They move.
+
+    A policy file is code and may do anything: evaluate only files that you trust.
+    The exit code is 1 if an episode could not be finished.
+
+    Attributes:
+        urls: Of the robots, such as ws://127.0.0.1:8765.
+        policy: A policy.zip or a checkpoint; or "random", to compare with.
+        episodes: How many.
+        seed: Of the first episode; the next one gets the next number.
+        video: Also record some episodes on the first robot, to this file (.mp4).
+        video_episodes: How many are recorded.
+        cameras: The image streams to record, by name; the first two if not given.
+        json: Write each episode to this file, as one line of JSON.
+        token_file: A file whose first line is the robots' token. The variable
+            REMOTE_ENV_TOKEN does the same.
+        device: Where the network is, such as cpu or cuda.
+        torch_threads: How many threads torch uses.
+    """
+
+    urls: _Urls
+    policy: str
+    episodes: int = 200
+    seed: int = FIRST_EVALUATION_SEED
+    video: Path | None = None
+    video_episodes: int = 3
+    cameras: tuple[str, ...] = ()
+    json: Path | None = None
+    token_file: Path | None = None
+    device: str = "cpu"
+    torch_threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the robots.
+
+        Raises:
+            ConfigurationError: Saying what to change.
+        """
+        _check_urls(self.urls)
+        _check_least("episodes", self.episodes, 1)
+        _check_least("seed", self.seed, 0)
+        _check_least("video_episodes", self.video_episodes, 1)
+        _check_least("torch_threads", self.torch_threads, 1)
+
+
+def _check_urls(urls: tuple[str, ...]) -> None:
+    if not urls:
+        raise ConfigurationError("give the url of at least one robot, such as ws://127.0.0.1:8765")
+    twice = sorted({url for url in urls if urls.count(url) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"{twice[0]} is given twice; a url is one robot, so serve another one at its own port"
+        )
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigurationError(f"{name} must be {least} or more, not {value}")

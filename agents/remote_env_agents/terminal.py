@@ -1,0 +1,112 @@
+"""Results, as people read them in a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from remote_env.terminal import plain
+from remote_env_agents.display import duration, percent
+from remote_env_agents.evaluation import Evaluation
+from remote_env_agents.training import TrainingResult
+
+__all__ = ["print_evaluation", "print_training"]
+
+_ENDED = {
+    "steps": "all steps are done",
+    "success": "the success rate is reached",
+    "interrupt": "interrupted",
+}
+
+
+def print_training(console: Console, result: TrainingResult, urls: Sequence[str]) -> None:
+    """Show what came of a training run, and how to go on."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    speed = result.steps / result.seconds if result.seconds else 0.0
+    rows = [
+        ("ended", f"{_ENDED[result.ended_by]}"),
+        ("steps", f"{result.steps:,} in {duration(result.seconds)}, {speed:,.0f}/s"),
+        ("episodes", f"{result.episodes:,}"),
+    ]
+    if result.mean_return is not None:
+        rows.append(("return", f"{result.mean_return:.4g}, of the last 100 episodes, exploring"))
+    if result.success_rate is not None:
+        rows.append(
+            ("success", f"{percent(result.success_rate)} of the last 100 episodes, exploring")
+        )
+    if result.evaluation is not None:
+        rows.append(("evaluated", _in_short(result.evaluation)))
+    if result.spoiled_steps:
+        rows.append(("spoiled", f"{result.spoiled_steps} steps, by a lost link or a stale sensor"))
+    rows.append(("folder", str(result.folder)))
+    for name, text in rows:
+        table.add_row(name, plain(text))
+    console.print(table)
+    command = ["remote-env", "eval", *urls, "--policy", str(result.policy)]
+    console.print(
+        f"\nevaluate it: [bold]{plain(shlex.join(command))}[/]", highlight=False, soft_wrap=True
+    )
+
+
+def _in_short(evaluation: Evaluation) -> str:
+    parts = [f"return {evaluation.mean_return:.4g}"]
+    if evaluation.success_rate is not None and evaluation.interval is not None:
+        low, high = evaluation.interval
+        parts.append(
+            f"success {percent(evaluation.success_rate)} ({percent(low)} to {percent(high)})"
+        )
+    return f"{', '.join(parts)}, {len(evaluation.episodes)} episodes"
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, policy: str | Path) -> None:
+    """Show what came of an evaluation: in all, and for each robot."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    has_success = evaluation.success_rate is not None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    headings = ["episodes", *["success [95 %]"] * has_success, "return", "length", "steps/s"]
+    table.add_column("robot", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if len(evaluation.robots) > 1:
+        for url in evaluation.robots:
+            table.add_row(*_cells(url, evaluation.of_robot(url), has_success))
+        table.add_section()
+    name = "all" if len(evaluation.robots) > 1 else evaluation.robots[0]
+    table.add_row(*_cells(name, evaluation, has_success), style="bold")
+    say(f"[bold]{plain(str(policy))}[/]")
+    console.print(table)
+    ends = ", ".join(f"{count} {reason}" for reason, count in evaluation.end_reasons.items())
+    say(f"ended by {plain(ends)}; {duration(evaluation.seconds)} in all")
+    if not all(episode.seed_applied for episode in evaluation.episodes):
+        say("the robot uses no seeds: another evaluation has other episodes")
+    for episode in evaluation.spoiled:
+        say(f"spoiled: seed {episode.seed} on {plain(episode.robot)}, {plain(episode.spoiled)}")
+    if evaluation.missing:
+        seeds = ", ".join(map(str, evaluation.missing))
+        say(f"[bold red]not counted, spoiled each time:[/] seeds {seeds}")
+
+
+def _cells(name: str, evaluation: Evaluation, has_success: bool) -> list[str]:
+    cells = [plain(name), str(len(evaluation.episodes))]
+    if not evaluation.episodes:
+        return cells
+    if has_success:
+        low, high = evaluation.interval or (0.0, 1.0)
+        rate = percent(evaluation.success_rate or 0.0)
+        cells.append(plain(f"{rate} [{100 * low:.3g}, {100 * high:.3g}]"))
+    return [
+        *cells,
+        f"{evaluation.mean_return:.4g} ± {evaluation.std_return:.2g}",
+        f"{evaluation.mean_length:.1f}",
+        f"{evaluation.steps_per_second:,.0f}",
+    ]

@@ -1,0 +1,191 @@
+"""What happens beside the learning: the table, checkpoints, evaluations, when to stop."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+
+from remote_env.errors import ConfigurationError
+from remote_env_agents.config import TrainConfig
+from remote_env_agents.display import Display, percent
+from remote_env_agents.evaluation import Evaluation
+from remote_env_agents.run_folder import ProgressRow, RunFolder
+
+__all__ = ["Watcher"]
+
+_WINDOW: Final = 100  # episodes, for the means
+_ROWS: Final = 200  # of the table, in the whole training
+_SEEDS_PER_EVALUATION: Final = 10_000  # more than there are robots
+
+# Evaluates a model for a training run; calls with how many episodes are over.
+Evaluate = Callable[[Any, Callable[[int], object]], Evaluation]
+
+
+class Watcher(BaseCallback):
+    """Watches a training run of Stable-Baselines3.
+
+    Args:
+        config: What the user chose.
+        folder: Where to write.
+        display: Where to show.
+        evaluate: How to evaluate.
+
+    Attributes:
+        episodes: That ended so far.
+        spoiled_steps: Steps that a lost link or a stale sensor spoiled.
+        evaluation: The last one, if any.
+        first_step: Where it began: not 0 if it was resumed.
+        reached: Whether the success rate was reached that was asked for.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, folder: RunFolder, display: Display, evaluate: Evaluate
+    ) -> None:
+        super().__init__()
+        self.episodes = 0
+        self.spoiled_steps = 0
+        self.evaluation: Evaluation | None = None
+        self.reached = False
+        self.first_step = 0
+        self._config = config
+        self._folder = folder
+        self._display = display
+        self._evaluate = evaluate
+        self._returns: deque[float] = deque(maxlen=_WINDOW)
+        self._lengths: deque[int] = deque(maxlen=_WINDOW)
+        self._successes: deque[bool] = deque(maxlen=_WINDOW)
+        self._evaluations = 0
+        self._evaluated_at = -1
+        self._started = time.monotonic()
+
+    def _init_callback(self) -> None:
+        first = self.first_step = int(self.model.num_timesteps)
+        self._next_row = first
+        self._row_every = max(1, self._config.steps // _ROWS)
+        self._next_evaluation = first + (self._config.eval_every or np.inf)
+        self._next_checkpoint = first + (self._config.checkpoint_every or np.inf)
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began."""
+        return time.monotonic() - self._started
+
+    @property
+    def steps(self) -> int:
+        """Done in this training, of all robots together."""
+        return int(self.num_timesteps - self.first_step)
+
+    @property
+    def mean_return(self) -> float | None:
+        """Of the last 100 episodes; None before the first one ended."""
+        return float(np.mean(self._returns)) if self._returns else None
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the last 100 episodes; None before one ended, or if the robot does not say."""
+        return float(np.mean(self._successes)) if self._successes else None
+
+    def _on_rollout_start(self) -> None:
+        # Here and nowhere else the algorithm has no step in its hands.
+        if self.num_timesteps >= self._next_evaluation and not self.reached:
+            self._next_evaluation += self._config.eval_every
+            self.evaluate()
+            self._begin_anew()
+
+    def _on_step(self) -> bool:
+        for info, is_over in zip(self.locals["infos"], self.locals["dones"], strict=True):
+            is_spoiled = bool(info.get("remote", {}).get("invalid_transition"))
+            self.spoiled_steps += is_spoiled
+            if is_over:
+                self._count(info, is_spoiled)
+        if self.num_timesteps >= self._next_row:
+            self._next_row += self._row_every
+            self._folder.add(self._row())
+        if self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint += self._config.checkpoint_every
+            self._folder.save(self.model, self._folder.checkpoint(int(self.num_timesteps)))
+        self._display.update(self.steps, self._notes())
+        return not self._is_enough()
+
+    def _on_training_end(self) -> None:
+        if self._config.eval_every and self._evaluated_at != self.num_timesteps:
+            self.evaluate()
+        self._folder.add(self._row())
+
+    def _count(self, info: dict[str, Any], is_spoiled: bool) -> None:
+        self.episodes += 1
+        if is_spoiled:
+            return
+        self._returns.append(float(info["episode"]["r"]))
+        self._lengths.append(int(info["episode"]["l"]))
+        success = info.get("is_success")
+        if success is not None:
+            self._successes.append(bool(success))
+        elif self._config.success_at is not None:
+            raise ConfigurationError(
+                'success_at needs info["is_success"], which this robot does not say; leave it out'
+            )
+
+    def _is_enough(self) -> bool:
+        wanted = self._config.success_at
+        if wanted is not None and len(self._successes) == _WINDOW:
+            self.reached = self.reached or float(np.mean(self._successes)) >= wanted
+        return self.reached
+
+    def _notes(self) -> str:
+        notes = [] if self.mean_return is None else [f"return {self.mean_return:.4g}"]
+        if self.success_rate is not None:
+            notes.append(f"success {percent(self.success_rate)}")
+        return "  ".join(notes)
+
+    def _row(self, evaluation: Evaluation | None = None) -> ProgressRow:
+        low, high = (evaluation.interval if evaluation else None) or (None, None)
+        return ProgressRow(
+            step=int(self.num_timesteps),
+            seconds=self.seconds,
+            episodes=self.episodes,
+            episode_return=self.mean_return,
+            episode_length=float(np.mean(self._lengths)) if self._lengths else None,
+            success_rate=self.success_rate,
+            evaluation_return=evaluation.mean_return if evaluation else None,
+            evaluation_success_rate=evaluation.success_rate if evaluation else None,
+            evaluation_low=low,
+            evaluation_high=high,
+        )
+
+    def evaluate(self) -> None:
+        """Evaluate the policy as it is now, on the same robots."""
+        count, steps = self._config.eval_episodes, self.steps
+        self._evaluated_at = self.num_timesteps
+
+        def tell(done: int) -> None:
+            self._display.update(steps, f"evaluating, {done} of {count} episodes")
+
+        evaluation = self.evaluation = self._evaluate(self.model, tell)
+        self._evaluations += 1
+        self._folder.add(self._row(evaluation))
+        self.logger.record("evaluation/return", evaluation.mean_return)
+        rate, wanted = evaluation.success_rate, self._config.success_at
+        if rate is not None:
+            self.logger.record("evaluation/success_rate", rate)
+            self.reached = self.reached or (wanted is not None and rate >= wanted)
+
+    def _begin_anew(self) -> None:
+        """Begin new episodes: the evaluation has ended those that were under way."""
+        model: Any = self.model
+        # Without new seeds training would go on where each evaluation's last seed leads to.
+        model.env.seed(self._config.seed + self._evaluations * _SEEDS_PER_EVALUATION)
+        model._last_obs = model.env.reset()
+        model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
+        replay = getattr(model, "replay_buffer", None)
+        if isinstance(replay, HerReplayBuffer):
+            with warnings.catch_warnings():  # that this is what happens
+                warnings.simplefilter("ignore", UserWarning)
+                replay.truncate_last_trajectory()
