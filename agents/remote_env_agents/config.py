@@ -125,6 +125,8 @@ class TrainConfig:
             raise ConfigurationError(
                 f"{self.algo} cannot resume: its replay buffer is not saved; only ppo can"
             )
+        if self.resume is not None and self.hyperparameters != Hyperparameters():
+            raise ConfigurationError("resume keeps the hyperparameters; give none")
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ def run_episode(
         seed: To begin with.
         robot: The robot's url, to be noted.
         attempt: Which one it is, to be noted.
-        on_step: Called after each step with its number, from 1; what it raises ends the
-            episode.
+        on_step: Called after the reset with 0, and after each step with its number; what it
+            raises ends the episode.
 
     Raises:
         RemoteEnvError: If the robot, the link or the action failed.
@@ -95,6 +95,7 @@ def run_episode(
     started = time.monotonic()
     observation, info = env.reset(seed=seed)
     seed_applied = bool(info["remote"].get("seed_applied", False))
+    on_step(0)
     total, length, is_over, spoiled = 0.0, 0, False, ""
     while not is_over:
         observation, reward, terminated, truncated, info = env.step(policy(observation))
@@ -197,7 +198,7 @@ class EpisodeQueue:
         with self._changed:
             self._in_flight -= 1
             if assignment.attempt < self._attempts:
-                self._waiting.appendleft(Assignment(assignment.seed, assignment.attempt + 1))
+                self._waiting.append(Assignment(assignment.seed, assignment.attempt + 1))
             else:
                 self._missing.append(assignment.seed)
             self._changed.notify_all()

@@ -283,7 +283,7 @@ class _Run:
         assignment = self._queue.take()
         if assignment is None:
             return False
-        steps = 0
+        steps = -1  # not even begun
 
         def note(step: int) -> None:
             nonlocal steps
@@ -323,7 +323,7 @@ class _Run:
     def _hand_back(
         self, assignment: Assignment, url: str, steps: int, error: RemoteEnvError
     ) -> None:
-        if steps == 0:
+        if steps < 0:
             self._queue.not_begun(assignment)
             return
         spoiled = Episode(

@@ -17,8 +17,7 @@ __all__ = ["plot_learning_curve"]
 _INK: Final = "#2b2f36"
 _FAINT: Final = "#9aa1ab"
 _GRID: Final = "#e6e8eb"
-_SUCCESS: Final = "#1b7f5c"
-_RETURN: Final = "#2f5fb3"
+_TRAINING: Final = "#2f5fb3"
 _EVALUATION: Final = "#d9622b"
 
 
@@ -54,7 +53,7 @@ def plot_learning_curve(path: Path, rows: Sequence[ProgressRow], *, title: str =
 
 
 def _draw_success(axis: Axes, rows: Sequence[ProgressRow]) -> None:
-    _line(axis, rows, "success_rate", _SUCCESS, "last 100 episodes, exploring")
+    _line(axis, rows, "success_rate", "last 100 episodes, exploring")
     seen = [row for row in rows if row.evaluation_success_rate is not None]
     if seen:
         rates = [row.evaluation_success_rate or 0.0 for row in seen]
@@ -64,43 +63,58 @@ def _draw_success(axis: Axes, rows: Sequence[ProgressRow]) -> None:
             [row.step for row in seen],
             rates,
             yerr=[low, high],
-            fmt="o",
+            fmt="o-",
             markersize=4.5,
             capsize=2.5,
-            linewidth=1.1,
+            linewidth=1.0,
             color=_EVALUATION,
-            label="evaluation, 95 % interval",
+            label="evaluation, with 95 % interval",
         )
     axis.set_ylim(-0.03, 1.06)
     axis.set_title("success rate", loc="left", fontsize=10, color=_INK)
-    axis.legend(loc="lower right", frameon=False, fontsize=8.5, labelcolor=_INK)
+    _explain(axis)
 
 
 def _draw_return(axis: Axes, rows: Sequence[ProgressRow]) -> None:
-    _line(axis, rows, "episode_return", _RETURN, "last 100 episodes, exploring")
+    _line(axis, rows, "episode_return", "last 100 episodes, exploring")
     seen = [row for row in rows if row.evaluation_return is not None]
     if seen:
         axis.plot(
             [row.step for row in seen],
             [row.evaluation_return or 0.0 for row in seen],
-            "o",
+            "o-",
             markersize=4.5,
+            linewidth=1.0,
             color=_EVALUATION,
             label="evaluation",
         )
     axis.margins(y=0.14)
     axis.set_title("return of an episode", loc="left", fontsize=10, color=_INK)
-    if seen or all(row.success_rate is None for row in rows):
-        axis.legend(loc="lower right", frameon=False, fontsize=8.5, labelcolor=_INK)
+    if all(row.success_rate is None for row in rows):
+        _explain(axis)  # else it stands above
 
 
-def _line(axis: Axes, rows: Sequence[ProgressRow], name: str, colour: str, label: str) -> None:
+def _explain(axis: Axes) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        # Above the panel: inside it would hide something, wherever it stood.
+        axis.legend(
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=2,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=_INK,
+            borderaxespad=0.1,
+        )
+
+
+def _line(axis: Axes, rows: Sequence[ProgressRow], name: str, label: str) -> None:
     known = [(row.step, getattr(row, name)) for row in rows if getattr(row, name) is not None]
     if not known:
         return
     steps, values = zip(*known, strict=True)
-    axis.plot(steps, values, color=colour, linewidth=1.8, label=label, solid_capstyle="round")
-    axis.plot(steps[-1:], values[-1:], "o", color=colour, markersize=3.5)
+    axis.plot(steps, values, color=_TRAINING, linewidth=1.8, label=label, solid_capstyle="round")
+    axis.plot(steps[-1:], values[-1:], "o", color=_TRAINING, markersize=3.5)
 
 
 def _style(axis: Axes) -> None:

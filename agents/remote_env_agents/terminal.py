@@ -97,7 +97,7 @@ def print_evaluation(console: Console, evaluation: Evaluation, policy: str | Pat
 
 
 def _cells(name: str, evaluation: Evaluation, has_success: bool) -> list[str]:
-    cells = [plain(name), str(len(evaluation.episodes))]
+    cells = [plain(name.removeprefix("ws://")), str(len(evaluation.episodes))]
     if not evaluation.episodes:
         return cells
     if has_success:

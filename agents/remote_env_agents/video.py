@@ -24,6 +24,7 @@ from remote_env_agents.robots import look_at, make_env
 __all__ = ["VideoWriter", "record_episodes"]
 
 _CAMERAS: Final = 2  # that are shown if none are named
+_LEAST_WIDTH: Final = 320  # smaller pictures are magnified, or the caption is not readable
 _LINGER: Final = 0.7  # the last picture of an episode stays, in seconds
 _BAR: Final = 26  # height of the caption, in pixels
 _BAR_COLOUR: Final = "#181b20"
@@ -258,6 +259,8 @@ class _Film:
 
     def _take(self, observation: Mapping[str, Any], text: str) -> NDArray[np.uint8]:
         picture = tile([observation[name] for name in self._cameras])
+        factor = math.ceil(_LEAST_WIDTH / picture.shape[1])
+        picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         if self._caption is None:
             self._caption = _Caption(picture.shape[1])
         captioned = np.concatenate([picture, self._caption.draw(text)])
@@ -276,10 +279,14 @@ class _Caption:
         figure = Figure(figsize=(width / 100, _BAR / 100), dpi=100)
         figure.patch.set_facecolor(_BAR_COLOUR)
         self._canvas: Any = FigureCanvasAgg(figure)
-        # In points of 1/72 inch; a narrow picture gets smaller letters.
-        size = min(9.5, width / 34)
         self._line = figure.text(
-            8 / width, 0.5, "", color="#f2f4f7", va="center_baseline", size=size, family="monospace"
+            8 / width,
+            0.5,
+            "",
+            color="#f2f4f7",
+            va="center_baseline",
+            size=min(9.5, width / 40),  # points of 1/72 inch; all of the text in 320 pixels
+            family="monospace",
         )
 
     def draw(self, text: str) -> NDArray[np.uint8]:

@@ -95,7 +95,7 @@ class Watcher(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Here and nowhere else the algorithm has no step in its hands.
         if self.num_timesteps >= self._next_evaluation and not self.reached:
-            self._next_evaluation += self._config.eval_every
+            self._next_evaluation = self._after(self._config.eval_every)
             self.evaluate()
             self._begin_anew()
 
@@ -106,10 +106,10 @@ class Watcher(BaseCallback):
             if is_over:
                 self._count(info, is_spoiled)
         if self.num_timesteps >= self._next_row:
-            self._next_row += self._row_every
+            self._next_row = self._after(self._row_every)
             self._folder.add(self._row())
         if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint += self._config.checkpoint_every
+            self._next_checkpoint = self._after(self._config.checkpoint_every)
             self._folder.save(self.model, self._folder.checkpoint(int(self.num_timesteps)))
         self._display.update(self.steps, self._notes())
         return not self._is_enough()
@@ -118,6 +118,11 @@ class Watcher(BaseCallback):
         if self._config.eval_every and self._evaluated_at != self.num_timesteps:
             self.evaluate()
         self._folder.add(self._row())
+        self.logger.dump(int(self.num_timesteps))  # what came since the last one
+
+    def _after(self, every: int) -> int:
+        """Return the next multiple of so many steps of this training."""
+        return int(self.first_step + (self.steps // every + 1) * every)
 
     def _count(self, info: dict[str, Any], is_spoiled: bool) -> None:
         self.episodes += 1

@@ -1,0 +1,264 @@
+"""Training writes what it says, and what it writes can be used."""
+
+import _thread
+import csv
+import io
+import json
+import threading
+import zipfile
+
+import pytest
+
+pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
+
+import numpy as np
+import torch
+from reaching import Reach, Silent, Strong, Switch
+from rich.console import Console
+
+from remote_env import ConfigurationError, RobotFaultError
+from remote_env.cli import main
+from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
+from remote_env_agents.robots import look_at
+from remote_env_server import CameraConfig, Outcome, ProprioConfig
+
+TINY = Hyperparameters(net_arch=(8,), batch_size=64)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def rows_of(folder):
+    with (folder / "progress.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scalars_in(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return set(events.Tags()["scalars"])
+
+
+def weights_of(path):
+    with zipfile.ZipFile(path) as archive:
+        weights = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    return [tensor.tolist() for tensor in weights.values()]
+
+
+def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, capsys):
+    urls = tuple(serve(Reach()).url for _ in range(2))
+    options = ["--steps", "1100", "--eval-every", "1024", "--eval-episodes", "5"]
+    options += ["--checkpoint-every", "500", "--net-arch", "16", "--seed", "3"]
+    assert main(["train", *urls, *options]) == 0
+    folder = tmp_path / "runs" / "Reach-ppo-1"
+    shown = capsys.readouterr()
+    command = f"remote-env eval {' '.join(urls)} --policy runs/Reach-ppo-1/policy.zip"
+    assert f"evaluate it: {command}" in shown.out
+    assert "2 robots in lockstep, ppo; everything goes to runs/Reach-ppo-1" in shown.err
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == [f"step-{step:09d}.zip" for step in (500, 1000, 1500, 2000)]
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert scalars_in(folder / "tensorboard") >= {
+        "rollout/ep_rew_mean",
+        "rollout/success_rate",
+        "evaluation/success_rate",
+        "train/value_loss",
+    }
+    rows = rows_of(folder)
+    assert [row["step"] for row in rows if row["evaluation_success_rate"]] == ["1024", "2048"]
+    assert int(rows[-1]["episodes"]) > 180
+    assert 0 <= float(rows[-1]["success_rate"]) <= 1
+    assert float(rows[-1]["episode_return"]) < 0
+    written = json.loads((folder / "config.json").read_text())
+    assert written["config"]["urls"] == list(urls)
+    assert written["learned"]["hyperparameters"]["net_arch"] == [16]
+    assert written["learned"]["hyperparameters"]["extra"]["n_steps"] == 512
+
+    lines = tmp_path / "episodes.jsonl"
+    options = ["--policy", str(folder / "policy.zip"), "--episodes", "12", "--json", str(lines)]
+    assert main(["eval", *urls, *options]) == 0
+    assert "success [95 %]" in capsys.readouterr().out
+    episodes = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert sorted(episode["seed"] for episode in episodes) == list(range(10**6, 10**6 + 12))
+
+
+def test_training_twice_with_one_seed_learns_the_same(serve):
+    urls = tuple(serve(Reach()).url for _ in range(2))
+    config = {"urls": urls, "steps": 256, "hyperparameters": TINY, "seed": 5}
+    evaluated = {"eval_every": 128, "eval_episodes": 3}
+    first = train(TrainConfig(**config, **evaluated))
+    second = train(TrainConfig(**config, **evaluated))
+    other = train(TrainConfig(**{**config, "seed": 6}))
+    assert first.folder != second.folder
+    assert weights_of(first.policy) == weights_of(second.policy)
+    assert weights_of(first.policy) != weights_of(other.policy)
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3", "tqc"])
+def test_an_off_policy_algorithm_trains_and_evaluates(serve, algo):
+    urls = [serve(Reach()).url for _ in range(2)]
+    config = TrainConfig(
+        tuple(urls), algo=algo, steps=150, hyperparameters=TINY, eval_every=100, eval_episodes=4
+    )
+    result = train(config)
+    assert (result.steps, result.ended_by) == (150, "steps")
+    assert len(result.evaluation.episodes) == 4
+    policy = load_policy(result.policy, look_at(urls))
+    assert len(evaluate(policy, urls, episodes=4).episodes) == 4
+
+
+def test_pictures_and_numbers_are_learned_from_together(serve):
+    class Large(Reach):
+        def camera_configs(self):
+            return [CameraConfig("top", 40, 36, may_repeat=True)]
+
+        def _publish(self):
+            self.update_proprio("achieved_goal", self._position)
+            self.update_proprio("desired_goal", self._goal)
+            self.update_proprio("goal_difference", self._goal - self._position)
+            self.update_camera("top", image=np.full((40, 36, 3), 9, np.uint8))
+
+    url = serve(Large()).url
+    streams = ("top/image", "goal_difference")
+    config = TrainConfig((url,), steps=64, streams=streams, hyperparameters=TINY)
+    policy = load_policy(train(config).policy, look_at([url]))
+    assert policy.streams == streams
+    assert len(evaluate(policy, [url], episodes=2).episodes) == 2
+
+
+def test_discrete_actions_are_learned_by_ppo_and_refused_by_the_others(serve, tmp_path):
+    url = serve(Switch()).url
+    result = train(TrainConfig((url,), steps=64, hyperparameters=TINY))
+    policy = load_policy(result.policy, look_at([url]))
+    assert len(evaluate(policy, [url], episodes=2).episodes) == 2
+    with pytest.raises(ConfigurationError, match=r"sac needs continuous actions.*Discrete\(2\)"):
+        train(TrainConfig((url,), algo="sac", folder=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_ppo_acts_within_the_robots_own_bounds(serve):
+    robot = Strong()
+    url = serve(robot).url
+    largest = []
+    robot.apply_action = lambda action, own=robot.apply_action: (
+        largest.append(abs(action).max()),
+        own(action),
+    )
+    result = train(TrainConfig((url,), steps=64, hyperparameters=TINY))
+    assert max(largest) == 5.0
+    evaluate(load_policy(result.policy, look_at([url])), [url], episodes=2)
+
+
+def test_it_stops_when_the_success_rate_is_reached(serve):
+    class Easy(Reach):
+        max_episode_steps = 2
+
+        def outcome(self, observation):
+            return Outcome(reward=0.0, info={"is_success": True})
+
+    url = serve(Easy()).url
+    result = train(TrainConfig((url,), success_at=0.9, hyperparameters=TINY))
+    assert (result.ended_by, result.steps, result.success_rate) == ("success", 200, 1.0)
+    config = TrainConfig((url,), algo="sac", success_at=0.9, eval_every=10, eval_episodes=3)
+    assert train(config).steps == 11
+
+
+def test_success_at_needs_a_robot_that_speaks_of_success(serve):
+    config = TrainConfig((serve(Silent()).url,), success_at=0.9, hyperparameters=TINY)
+    with pytest.raises(ConfigurationError, match="success_at needs info"):
+        train(config)
+
+
+def test_ctrl_c_saves_what_there_is(serve, capsys):
+    url = serve(Reach(steps_until=100, then=_thread.interrupt_main)).url
+    assert main(["train", url, "--net-arch", "8"]) == 130
+    shown = capsys.readouterr().out
+    assert "interrupted" in shown
+    assert "--policy runs/Reach-ppo-1/policy.zip" in shown
+    policy = load_policy("runs/Reach-ppo-1/policy.zip", look_at([url]))
+    assert len(evaluate(policy, [url], episodes=1).episodes) == 1
+
+
+def test_a_robot_that_fails_leaves_what_was_learned(serve, tmp_path):
+    def fail():
+        raise RuntimeError("smoke")
+
+    folder = tmp_path / "run"
+    config = TrainConfig(
+        (serve(Reach(steps_until=100, then=fail)).url,), folder=folder, hyperparameters=TINY
+    )
+    with pytest.raises(RobotFaultError, match=r"smoke.*until then is in .*policy\.zip"):
+        train(config)
+    load_policy(folder / "policy.zip", look_at([serve(Reach()).url]))
+
+
+def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):
+    url = serve(Reach()).url
+    first = train(TrainConfig((url,), steps=128, hyperparameters=TINY, checkpoint_every=64))
+    checkpoint = first.folder / "checkpoints" / "step-000000064.zip"
+    config = TrainConfig((url,), steps=256, resume=checkpoint)
+    result = train(config)
+    assert result.folder.name == "Reach-ppo-2"
+    assert result.steps == 256
+    assert int(rows_of(result.folder)[-1]["step"]) == 64 + 256
+
+
+def test_a_policy_of_another_algorithm_is_not_resumed(serve):
+    url = serve(Reach()).url
+    first = train(TrainConfig((url,), algo="sac", steps=20, hyperparameters=TINY))
+    with pytest.raises(ConfigurationError, match="is of SAC, not of ppo"):
+        train(TrainConfig((url,), resume=first.policy))
+
+
+def test_a_policy_for_another_robot_is_refused(serve):
+    url = serve(Reach()).url
+    result = train(TrainConfig((url,), steps=64, hyperparameters=TINY))
+
+    class Blind(Reach):
+        def proprio_configs(self):
+            return super().proprio_configs()[1:]
+
+    class Wide(Reach):
+        def proprio_configs(self):
+            return [*super().proprio_configs()[1:], ProprioConfig("achieved_goal", 3)]
+
+    with pytest.raises(ConfigurationError, match="the stream 'achieved_goal', which Blind has not"):
+        load_policy(result.policy, look_at([serve(Blind()).url]))
+    with pytest.raises(ConfigurationError, match="'achieved_goal' as .* and Wide has it as"):
+        load_policy(result.policy, look_at([serve(Wide()).url]))
+    with pytest.raises(ConfigurationError, match="was trained for the actions"):
+        load_policy(result.policy, look_at([serve(Switch()).url]))
+
+
+def test_her_without_a_goal_reward_is_refused(serve):
+    with pytest.raises(ConfigurationError, match="her needs a goal reward, and Reach declares"):
+        train(TrainConfig((serve(Reach()).url,), algo="sac", her=True))
+
+
+def test_a_folder_that_is_in_use_is_refused(serve, tmp_path):
+    (tmp_path / "mine").write_text("")
+    url = serve(Reach()).url
+    with pytest.raises(ConfigurationError, match="is not empty; choose another"):
+        train(TrainConfig((url,), folder=tmp_path, hyperparameters=TINY))
+
+
+def test_without_a_terminal_a_line_is_printed_now_and_then(serve, monkeypatch, tmp_path):
+    monkeypatch.setattr("remote_env_agents.display._LINE_EVERY", 0.0)
+    with (tmp_path / "log").open("w") as log:
+        console = Console(file=log, width=200)
+        train(TrainConfig((serve(Reach()).url,), steps=200, hyperparameters=TINY), console=console)
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert " of 200 steps  " in last
+    assert "left" in last
+
+
+def test_training_leaves_no_thread_behind(serve):
+    url = serve(Reach()).url
+    before = set(threading.enumerate())
+    train(TrainConfig((url,), steps=64, hyperparameters=TINY, eval_every=32, eval_episodes=2))
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not any(name.startswith("remote-env evaluation") for name in left)
