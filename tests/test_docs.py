@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SOURCES = [*ROOT.glob("remote_env/**/*.py"), *ROOT.glob("server/**/*.py")]
+SOURCES = [
+    path for side in ("remote_env", "server", "agents") for path in ROOT.glob(f"{side}/**/*.py")
+]
 
 
 def blocks(page, language):

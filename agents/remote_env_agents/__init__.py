@@ -10,7 +10,7 @@ from remote_env_agents.evaluation import Evaluation, evaluate
 from remote_env_agents.intervals import wilson
 from remote_env_agents.plots import plot_learning_curve
 from remote_env_agents.policies import ModelPolicy, RandomPolicy, load_policy
-from remote_env_agents.robots import make_vec_env
+from remote_env_agents.robots import look_at, make_vec_env
 from remote_env_agents.run_folder import ProgressRow, read_progress
 from remote_env_agents.training import TrainingResult, train
 from remote_env_agents.video import VideoWriter, record_episodes
@@ -29,6 +29,7 @@ __all__ = [
     "VideoWriter",
     "evaluate",
     "load_policy",
+    "look_at",
     "make_vec_env",
     "plot_learning_curve",
     "read_progress",

@@ -13,13 +13,28 @@ import tyro
 
 from remote_env.errors import ConfigurationError
 
-__all__ = ["FIRST_EVALUATION_SEED", "Algorithm", "EvalConfig", "Hyperparameters", "TrainConfig"]
+__all__ = [
+    "FIRST_EVALUATION_SEED",
+    "Algorithm",
+    "EvalConfig",
+    "Hyperparameters",
+    "TrainConfig",
+    "seed_at_step",
+]
 
 Algorithm = Literal["ppo", "sac", "td3", "tqc"]
 _Urls = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="URL...")]
 
 # Far from the seeds of training, which count from 0.
 FIRST_EVALUATION_SEED = 1_000_000
+
+
+def seed_at_step(seed: int, step: int) -> int:
+    """Return the seed with which a training goes on that began with another one.
+
+    Far from those that it began with, and from those of evaluations.
+    """
+    return 10 * FIRST_EVALUATION_SEED + seed + step
 
 
 @dataclass(frozen=True)

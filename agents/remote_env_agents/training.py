@@ -19,7 +19,7 @@ from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.spec import Mode, RobotSpec
 from remote_env.terminal import plain
 from remote_env.tokens import read_token
-from remote_env_agents.config import TrainConfig
+from remote_env_agents.config import TrainConfig, seed_at_step
 from remote_env_agents.display import Display
 from remote_env_agents.presets import (
     Preset,
@@ -164,9 +164,9 @@ def _make_model(config: TrainConfig, preset: Preset, vec_env: Any) -> Any:
     try:
         resumed = type(model).load(config.resume, env=vec_env, device=config.device)
     except ValueError as error:  # spaces
-        raise ConfigurationError(f"{config.resume} fits not to this robot: {error}") from error
+        raise ConfigurationError(f"{config.resume} does not fit this robot: {error}") from error
     # Other episodes than those that it has seen.
-    resumed.set_random_seed(config.seed + resumed.num_timesteps)
+    resumed.set_random_seed(seed_at_step(config.seed, resumed.num_timesteps))
     return resumed
 
 

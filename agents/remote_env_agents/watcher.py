@@ -13,7 +13,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from remote_env.errors import ConfigurationError
-from remote_env_agents.config import TrainConfig
+from remote_env_agents.config import TrainConfig, seed_at_step
 from remote_env_agents.display import Display, percent
 from remote_env_agents.evaluation import Evaluation
 from remote_env_agents.run_folder import ProgressRow, RunFolder
@@ -22,7 +22,6 @@ __all__ = ["Watcher"]
 
 _WINDOW: Final = 100  # episodes, for the means
 _ROWS: Final = 200  # of the table, in the whole training
-_SEEDS_PER_EVALUATION: Final = 10_000  # more than there are robots
 
 # Evaluates a model for a training run; calls with how many episodes are over.
 Evaluate = Callable[[Any, Callable[[int], object]], Evaluation]
@@ -61,7 +60,6 @@ class Watcher(BaseCallback):
         self._returns: deque[float] = deque(maxlen=_WINDOW)
         self._lengths: deque[int] = deque(maxlen=_WINDOW)
         self._successes: deque[bool] = deque(maxlen=_WINDOW)
-        self._evaluations = 0
         self._evaluated_at = -1
         self._started = time.monotonic()
 
@@ -174,7 +172,6 @@ class Watcher(BaseCallback):
             self._display.update(steps, f"evaluating, {done} of {count} episodes")
 
         evaluation = self.evaluation = self._evaluate(self.model, tell)
-        self._evaluations += 1
         self._folder.add(self._row(evaluation))
         self.logger.record("evaluation/return", evaluation.mean_return)
         rate, wanted = evaluation.success_rate, self._config.success_at
@@ -186,7 +183,7 @@ class Watcher(BaseCallback):
         """Begin new episodes: the evaluation has ended those that were under way."""
         model: Any = self.model
         # Without new seeds training would go on where each evaluation's last seed leads to.
-        model.env.seed(self._config.seed + self._evaluations * _SEEDS_PER_EVALUATION)
+        model.env.seed(seed_at_step(self._config.seed, int(self.num_timesteps)))
         model._last_obs = model.env.reset()
         model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
         replay = getattr(model, "replay_buffer", None)

@@ -115,17 +115,19 @@ def test_an_action_that_the_robot_refuses_ends_it(serve):
 
 
 def test_the_policy_is_never_asked_by_two_threads_at_once(serve):
-    busy = threading.Lock()
+    busy, intruded = threading.Lock(), threading.Event()
 
     def jealous(observation):
-        assert busy.acquire(blocking=False)
-        try:
+        if not busy.acquire(blocking=False):
+            intruded.set()
             return straight_to_the_goal(observation)
-        finally:
-            busy.release()
+        intruded.wait(0.002)  # so long another one may intrude
+        busy.release()
+        return straight_to_the_goal(observation)
 
     urls = [serve(Reach()).url for _ in range(3)]
-    assert len(evaluate(jealous, urls, episodes=12).episodes) == 12
+    assert len(evaluate(jealous, urls, episodes=6).episodes) == 6
+    assert not intruded.is_set()
 
 
 def test_a_robot_that_says_nothing_of_success_has_no_success_rate(serve):

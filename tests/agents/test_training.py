@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,15 @@ def test_training_twice_with_one_seed_learns_the_same(serve):
     assert first.folder != second.folder
     assert weights_of(first.policy) == weights_of(second.policy)
     assert weights_of(first.policy) != weights_of(other.policy)
+
+
+def test_evaluations_have_their_own_seeds_and_training_never_has_them(serve):
+    robot = Reach()
+    config = TrainConfig((serve(robot).url,), algo="sac", steps=60, seed=4, eval_every=30)
+    train(replace(config, eval_episodes=3, hyperparameters=TINY))
+    given = [seed for seed in robot.seeds if seed is not None]
+    evaluated = [10**6, 10**6 + 1, 10**6 + 2]
+    assert given == [4, *evaluated, 10**7 + 4 + 30, *evaluated]
 
 
 @pytest.mark.parametrize("algo", ["sac", "td3", "tqc"])
