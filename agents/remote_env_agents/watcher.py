@@ -178,6 +178,7 @@ class Watcher(BaseCallback):
         if rate is not None:
             self.logger.record("evaluation/success_rate", rate)
             self.reached = self.reached or (wanted is not None and rate >= wanted)
+        self.logger.dump(int(self.num_timesteps))  # now, not at the end of the next rollout
 
     def _begin_anew(self) -> None:
         """Begin new episodes: the evaluation has ended those that were under way."""

@@ -41,7 +41,7 @@ def scalars_in(folder):
 
     events = EventAccumulator(str(folder))
     events.Reload()
-    return set(events.Tags()["scalars"])
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def weights_of(path):
@@ -63,12 +63,10 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert checkpoints == [f"step-{step:09d}.zip" for step in (500, 1000, 1500, 2000)]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert scalars_in(folder / "tensorboard") >= {
-        "rollout/ep_rew_mean",
-        "rollout/success_rate",
-        "evaluation/success_rate",
-        "train/value_loss",
-    }
+    scalars = scalars_in(folder / "tensorboard")
+    assert {"rollout/ep_rew_mean", "rollout/success_rate", "train/value_loss"} <= scalars.keys()
+    assert scalars["evaluation/success_rate"] == [1024, 2048]
+    assert scalars["train/value_loss"][-1] == 2048
     rows = rows_of(folder)
     assert [row["step"] for row in rows if row["evaluation_success_rate"]] == ["1024", "2048"]
     assert int(rows[-1]["episodes"]) > 180
@@ -215,6 +213,7 @@ def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):
     assert result.folder.name == "Reach-ppo-2"
     assert result.steps == 256
     assert int(rows_of(result.folder)[-1]["step"]) == 64 + 256
+    assert scalars_in(result.folder / "tensorboard")["train/value_loss"][-1] == 64 + 256
 
 
 def test_a_policy_of_another_algorithm_is_not_resumed(serve):

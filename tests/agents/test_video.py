@@ -33,6 +33,7 @@ def test_a_video_has_the_pictures_that_were_added(tmp_path, height, width):
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
     for frame, colour in zip(frames, [*colours, (90, 90, 90)], strict=False):
         np.testing.assert_allclose(frame.mean(axis=(0, 1)), colour, atol=8)
+        np.testing.assert_allclose(frame[-1, -1], colour, atol=20)
 
 
 def test_a_video_can_be_shown_while_it_is_loaded(tmp_path):
