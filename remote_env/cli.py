@@ -453,6 +453,6 @@ def _info(command: Info) -> None:
         command.url,
         streams=command.streams,
         count=command.count,
-        token=_read_token(command.token_file),
+        token=read_token(command.token_file),
         timeout=command.timeout,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -70,7 +69,7 @@ def streams_to_learn(
 
 
 def _streams_for_goals(spec: RobotSpec, streams: Sequence[str]) -> tuple[str, ...]:
-    if getattr(spec, "goal_reward", None) is None:
+    if spec.goal_reward is None:
         raise ConfigurationError(
             f"her needs a goal reward, and {spec.name} declares none; train without --her"
         )
@@ -90,8 +89,7 @@ def _streams_for_goals(spec: RobotSpec, streams: Sequence[str]) -> tuple[str, ..
 
 def derived_from_goal(spec: RobotSpec) -> set[str]:
     """Return the streams that the robot computes from its goal, the goal itself aside."""
-    goal_reward = getattr(spec, "goal_reward", None)
-    return set(getattr(goal_reward, "derived", None) or ())
+    return set() if spec.goal_reward is None else set(spec.goal_reward.derived)
 
 
 def _is_flat(space: spaces.Space[Any]) -> bool:
@@ -133,6 +131,7 @@ def make_vec_env(
     urls: Sequence[str], *, streams: Sequence[str] | None = None, token: str | None = None
 ) -> VecEnv:
     """Connect to robots, as one vectorised environment for Stable-Baselines3."""
-    from stable_baselines3.common.vec_env import DummyVecEnv
+    from remote_env.sb3 import RemoteRobotVecEnv
 
-    return DummyVecEnv([partial(make_env, url, streams=streams, token=token) for url in urls])
+    chosen = None if streams is None else list(streams)
+    return RemoteRobotVecEnv(urls, env_kwargs={"streams": chosen, "token": token})

@@ -6,17 +6,16 @@ pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
 from reaching import REACHED, Reach
 
-from remote_env import ConfigurationError
+from remote_env import ConfigurationError, GoalReward
 from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
 from remote_env_agents.robots import look_at
 from remote_env_server import Outcome
 
-goals = pytest.importorskip("remote_env.goals", reason="robots do not declare a goal reward yet")
 TINY = Hyperparameters(net_arch=(8,), batch_size=64)
 
 
 class Sparse(Reach):
-    goal_reward = goals.GoalReward("sparse", threshold=REACHED, derived=("goal_difference",))
+    goal_reward = GoalReward("sparse", threshold=REACHED, derived=("goal_difference",))
 
     def outcome(self, observation):
         info = super().outcome(observation).info
