@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from remote_env.errors import ConfigurationError
 
-__all__ = ["ACHIEVED", "DESIRED", "GoalReward", "RewardKind", "check_goals"]
+__all__ = ["ACHIEVED", "DESIRED", "GoalReward", "RewardKind", "check_goals", "distance_between"]
 
 RewardKind = Literal["dense", "sparse"]
 
@@ -92,7 +92,17 @@ class GoalReward:
         Raises:
             ConfigurationError: If the shapes differ, or there is no axis.
         """
-        distance = _distance(achieved_goal, desired_goal)
+        return self.at(distance_between(achieved_goal, desired_goal))
+
+    def at(self, distance: NDArray[Any]) -> NDArray[Any]:
+        """Return what steps are worth that end at these distances from the goal.
+
+        Args:
+            distance: ``(...)``, as ``distance_between`` returns it.
+
+        Returns:
+            As ``compute``.
+        """
         if self.kind == "dense":
             return -distance
         return -(distance > self.threshold).astype(np.float32)
@@ -113,14 +123,24 @@ class GoalReward:
         Raises:
             ConfigurationError: If the shapes differ, or there is no axis.
         """
-        return (_distance(achieved_goal, desired_goal) < self.threshold).astype(np.float32)
+        distance = distance_between(achieved_goal, desired_goal)
+        return (distance < self.threshold).astype(np.float32)
 
     def describe(self) -> dict[str, Any]:
         """Return this as the metadata say it; ``GoalReward(**...)`` is the way back."""
         return {"kind": self.kind, "threshold": self.threshold, "derived": list(self.derived)}
 
 
-def _distance(achieved_goal: ArrayLike, desired_goal: ArrayLike) -> NDArray[Any]:
+def distance_between(achieved_goal: ArrayLike, desired_goal: ArrayLike) -> NDArray[Any]:
+    """Return the euclidean distance over the last axis.
+
+    Args:
+        achieved_goal: ``(..., n)``, in the unit of the goals; an array of its own dtype.
+        desired_goal: The same shape and unit.
+
+    Raises:
+        ConfigurationError: If the shapes differ, or there is no axis.
+    """
     achieved, desired = np.asarray(achieved_goal), np.asarray(desired_goal)
     if achieved.shape != desired.shape or not achieved.ndim:
         raise ConfigurationError(

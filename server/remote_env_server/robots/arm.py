@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from remote_env.errors import ConfigurationError, UnknownOptionError
-from remote_env.goals import GoalReward
+from remote_env.goals import ACHIEVED, DESIRED, GoalReward, distance_between
 from remote_env.protocol.values import Value
 from remote_env.spec import OutOfBounds
 from remote_env_server.robot import Observation, Outcome, ProprioConfig
@@ -65,7 +65,7 @@ class ArmConfig:
 
     reward: Literal["dense", "sparse"] = "dense"
     goal_radius: float = 0.025
-    max_steps: int = 50
+    max_steps: int = 30
     cameras: tuple[str, ...] = ()
     image_size: tuple[int, int] = (240, 320)
     camera_hz: float = 30.0
@@ -108,7 +108,7 @@ class ArmRobot(MujocoSimulation):
     arm at rest in the middle, (0.40, 0, 0.225), gripper down, and a goal drawn evenly from the
     box of 0.15 m around it; ``reset(options={"goal": [x, y, z]})`` chooses one. The reward of a
     step is minus the distance in metres (or sparse), ``info`` holds ``distance`` and
-    ``is_success``, and nothing but the limit of 50 steps ends an episode.
+    ``is_success``, and nothing but the limit of 30 steps ends an episode.
 
     The hand follows by damped inverse kinematics of the measured joints, gripper down, and is
     kept in the box of 0.19 m around the middle. To hold, all velocities are 0.
@@ -175,12 +175,12 @@ class ArmRobot(MujocoSimulation):
 
     def outcome(self, observation: Observation) -> Outcome:
         """Judge how far the tool is from the goal."""
-        achieved, desired = observation["achieved_goal"], observation["desired_goal"]
+        distance = distance_between(observation[ACHIEVED], observation[DESIRED])
         return Outcome(
-            reward=float(self._reward.compute(achieved, desired)),
+            reward=float(self._reward.at(distance)),
             info={
-                "distance": float(np.linalg.norm(achieved - desired, axis=-1)),
-                "is_success": bool(self._reward.is_success(achieved, desired)),
+                "distance": float(distance),
+                "is_success": bool(distance < self._reward.threshold),
             },
         )
 
@@ -207,7 +207,7 @@ class ArmRobot(MujocoSimulation):
         fastest = (TOOL_REACH - from_centre) * self.control_hz
         velocity = np.clip(share[:3] * MAX_SPEED, slowest, fastest)
         data.ctrl[:_JOINTS] = self._hand.joint_velocities(data, velocity)
-        data.ctrl[_JOINTS] = share[3] * MAX_GRIPPER_SPEED / 2  # of each finger
+        data.ctrl[_JOINTS:] = share[3] * MAX_GRIPPER_SPEED / 2  # of each finger
         # The drives pull towards positions that run ahead with these velocities. They start from
         # what is measured, by as much ahead as the drives' own damping holds the joints back.
         data.act[:_JOINTS] = data.qpos[:_JOINTS] + self._lag * data.ctrl[:_JOINTS]
@@ -217,18 +217,15 @@ class ArmRobot(MujocoSimulation):
         self._data.act[:_JOINTS] = self._data.qpos[:_JOINTS]
 
     def _measure(self) -> dict[str, NDArray[np.float32]]:
-        data = self._data
+        data, felt = self._data, self.felt.values
         tool = data.site_xpos[self._tool]
-        opening = data.qpos[_JOINTS] + data.qpos[_JOINTS + 1]
-        felt = {
-            "joint_pos": data.qpos[:_JOINTS],
-            "joint_vel": data.qvel[:_JOINTS],
-            "gripper_opening": [opening],
-            "achieved_goal": tool,
-            "desired_goal": self._goal,
-            "goal_difference": self._goal - tool,
-        }
-        return {name: self.clipped(name, value) for name, value in felt.items()}
+        felt["joint_pos"][:] = data.qpos[:_JOINTS]
+        felt["joint_vel"][:] = data.qvel[:_JOINTS]
+        felt["gripper_opening"][:] = data.qpos[_JOINTS] + data.qpos[_JOINTS + 1]
+        felt["achieved_goal"][:] = tool
+        felt["desired_goal"][:] = self._goal
+        felt["goal_difference"][:] = self._goal - tool
+        return self.felt.clipped()
 
 
 def _read_goal(options: Mapping[str, Value]) -> NDArray[np.float64] | None:

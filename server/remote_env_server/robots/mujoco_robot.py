@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import mujoco
 import numpy as np
@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from remote_env.errors import ConfigurationError
 from remote_env.spec import OutOfBounds
 from remote_env_server.robot import ProprioConfig
-from remote_env_server.robots.mujoco_simulation import (
-    MujocoConfig,
-    MujocoSimulation,
-    stream_name,
-)
+from remote_env_server.robots.mujoco_simulation import MujocoConfig, MujocoSimulation
+from remote_env_server.robots.mujoco_streams import stream_name
 
 __all__ = ["MujocoRobot"]
 
@@ -58,6 +55,7 @@ class MujocoRobot(MujocoSimulation):
         """
         self.name = config.model.stem
         super().__init__(config)
+        self._sensor_parts = self._sensor_slices()
         self._low, self._high = _control_range(self._model, self.name)
         self.action_space = spaces.Box(self._low, self._high, dtype=np.float32)
         is_affine = self._model.actuator_biastype == _AFFINE
@@ -106,15 +104,13 @@ class MujocoRobot(MujocoSimulation):
         self._data.ctrl[:] = np.clip(controls, self._low, self._high)
 
     def _measure(self) -> dict[str, NDArray[np.float32]]:
-        data = self._data
-        felt: dict[str, Any] = {
-            "joint_pos": data.qpos,
-            "joint_vel": data.qvel,
-            "actuator_force": data.actuator_force,
-        }
-        for name, part in self._sensor_slices().items():
-            felt[name] = data.sensordata[part]
-        return {name: self.clipped(name, value) for name, value in felt.items()}
+        data, felt = self._data, self.felt.values
+        felt["joint_pos"][:] = data.qpos
+        felt["joint_vel"][:] = data.qvel
+        felt["actuator_force"][:] = data.actuator_force
+        for name, part in self._sensor_parts.items():
+            felt[name][:] = data.sensordata[part]
+        return self.felt.clipped()
 
 
 def _control_range(

@@ -12,18 +12,18 @@ from typing import Any, ClassVar, Final
 
 import mujoco
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from remote_env.errors import ConfigurationError, UnknownOptionError
 from remote_env.protocol.values import Value
-from remote_env.spec import Mode, StreamKind
+from remote_env.spec import Mode
 from remote_env_server.robot import CameraConfig, ProprioConfig, Robot
 from remote_env_server.robots import headless
 from remote_env_server.robots.mujoco_rendering import MujocoRenderer, Quality, load_model
+from remote_env_server.robots.mujoco_streams import FeltStreams, stream_name
 from remote_env_server.snapshot import Snapshot
 
-__all__ = ["MujocoConfig", "MujocoSimulation", "stream_name"]
+__all__ = ["MujocoConfig", "MujocoSimulation"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +111,7 @@ class MujocoSimulation(Robot):
         self._lock = threading.Lock()
         self._time = 0.0  # in real time: of the state, on the monotonic clock
         super().__init__()
-        self._bounds = {
-            stream.name: (stream.space.low, stream.space.high)
-            for stream in self.streams()
-            if stream.kind is StreamKind.PROPRIOCEPTION and isinstance(stream.space, spaces.Box)
-        }
+        self.felt = FeltStreams(self.streams())
 
     def _find_keyframe(self, name: str) -> int:
         if not name:
@@ -166,12 +162,6 @@ class MujocoSimulation(Robot):
         return ProprioConfig(
             name, low.size, low=low, high=high, unit=unit, hz=hz, max_age=max(_MAX_AGE, 3 / hz)
         )
-
-    def clipped(self, stream: str, value: Any) -> NDArray[np.float32]:
-        """Return a measurement within the declared bounds of its stream, float32."""
-        low, high = self._bounds[stream]
-        clipped: NDArray[np.float32] = np.asarray(value, np.float32).clip(low, high)
-        return clipped
 
     def get_metadata(self) -> dict[str, Value]:
         """Return the model's name and time step, and why there is no camera if there is none."""
@@ -374,11 +364,6 @@ class _RealtimeCamera:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-
-def stream_name(name: str, otherwise: str) -> str:
-    """Return a name out of a model as part of the name of a stream, which has no dots."""
-    return name.replace(".", "_") or otherwise
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -296,7 +296,7 @@ def test_served_and_local_rollouts_are_the_same_bit_by_bit(make_arm, serve, conn
     local, env = make_arm(), connect(serve(ArmRobot(BLIND)).url)
     seen, _ = env.reset(seed=11)
     expected = local.reset(seed=11)
-    for action in actions(11, 50):
+    for action in actions(11, 30):
         action = action.astype(np.float32)
         assert {n: a.tobytes() for n, a in seen.items()} == {n: expected[n].tobytes() for n in seen}
         seen, reward, terminated, truncated, info = env.step(action)
