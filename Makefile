@@ -1,3 +1,4 @@
+# make demo     simulated arms learn to reach, in a minute; sets itself up (once)
 # make test     sets everything up (once) and runs all tests
 # make lint     formatting, style, types, layers
 # make wheel    builds the wheel and tries it in an empty environment
@@ -12,14 +13,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
 NODE_INSTALLED := tests/interop/node_modules/.installed
+PYTHON_IS_NEW := 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; call make PYTHON=python3.11")'
 
-.PHONY: setup test lint coverage wheel fuzz bench reliability soak golden clean
+.PHONY: demo setup test lint coverage wheel fuzz bench reliability soak golden clean
+
+demo: $(DEMO_INSTALLED)
+	$(BIN)/remote-env demo
+
+# Where everything for the tests is installed already, this finds nothing to do.
+$(DEMO_INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c $(PYTHON_IS_NEW)
+	@echo "installing into $(VENV): once, about 1 GB, a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	touch $@
 
 setup: $(INSTALLED) $(NODE_INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; call make PYTHON=python3.11")'
+	@$(PYTHON) -c $(PYTHON_IS_NEW)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -192,6 +192,11 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Demonstrate:
+    """Watch simulated arms learn to reach, in a minute; see remote-env demo --help."""
+
+
+@dataclass(frozen=True)
 class CheckRobot:
     """Check whether a robot behaves as every robot must. It moves, with small actions.
 
@@ -231,6 +236,7 @@ _Command = (
     | Annotated[CheckRobot, tyro.conf.subcommand("check")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("eval")]
+    | Annotated[Demonstrate, tyro.conf.subcommand("demo")]
 )
 
 
@@ -249,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"remote-env {__version__}")
         elif given[:1] == ["serve"]:
             _serve(given[1:])
-        elif given[:1] in (["train"], ["eval"]):
+        elif given[:1] in (["train"], ["eval"], ["demo"]):
             from remote_env_agents.cli import run
 
             return run(given, console=_CONSOLE, errors=_ERRORS)
@@ -291,7 +297,8 @@ def _run(
     | Serve
     | CheckRobot
     | Train
-    | Evaluate,
+    | Evaluate
+    | Demonstrate,
 ) -> None:
     match command:
         case Doctor():
@@ -314,7 +321,7 @@ def _run(
             _ping(command)
         case CheckRobot():
             _check(command)
-        case Serve() | Train() | Evaluate():
+        case Serve() | Train() | Evaluate() | Demonstrate():
             raise AssertionError("handled before")
 
 

@@ -1,4 +1,4 @@
-"""``remote-env train`` and ``remote-env eval``. Imports torch only once something runs."""
+"""``remote-env train``, ``eval`` and ``demo``. Imports torch only once something runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from remote_env.errors import ConfigurationError
 from remote_env.tokens import read_token
 from remote_env_agents.config import EvalConfig, TrainConfig
+from remote_env_agents.demo import DemoConfig, run_demo
 from remote_env_agents.display import Display, percent
 from remote_env_agents.episodes import Episode
 
@@ -22,10 +23,10 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str], *, console: Console, errors: Console) -> int:
-    """Run one of the two.
+    """Run one of the three.
 
     Args:
-        arguments: The command, ``"train"`` or ``"eval"``, and its options.
+        arguments: The command, ``"train"``, ``"eval"`` or ``"demo"``, and its options.
         console: For results.
         errors: For how far it is: what is piped elsewhere is the result.
 
@@ -39,6 +40,10 @@ def run(arguments: Sequence[str], *, console: Console, errors: Console) -> int:
     if arguments[0] == "train":
         config = tyro.cli(TrainConfig, prog="remote-env train", args=arguments[1:])
         return _train(config, console, errors)
+    if arguments[0] == "demo":
+        demo = tyro.cli(DemoConfig, prog="remote-env demo", args=arguments[1:])
+        _check_installed()
+        return run_demo(demo, console=console, errors=errors)
     return _evaluate(
         tyro.cli(EvalConfig, prog="remote-env eval", args=arguments[1:]), console, errors
     )
