@@ -72,7 +72,7 @@ def print_evaluation(console: Console, evaluation: Evaluation, policy: str | Pat
         console.print(line, highlight=False, soft_wrap=True)
 
     has_success = evaluation.success_rate is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     headings = ["episodes", *["success [95 %]"] * has_success, "return", "length", "steps/s"]
     table.add_column("robot", overflow="fold")
     for heading in headings:
@@ -106,7 +106,7 @@ def _cells(name: str, evaluation: Evaluation, has_success: bool) -> list[str]:
         cells.append(plain(f"{rate} [{100 * low:.3g}, {100 * high:.3g}]"))
     return [
         *cells,
-        f"{evaluation.mean_return:.4g} ± {evaluation.std_return:.2g}",
+        f"{evaluation.mean_return:.3g} ± {evaluation.std_return:.2g}",
         f"{evaluation.mean_length:.1f}",
         f"{evaluation.steps_per_second:,.0f}",
     ]

@@ -198,13 +198,14 @@ def test_the_reward_is_the_one_that_the_metadata_describe(make_arm, kind):
     observation = arm.reset(seed=2)
     successes = []
     for _ in range(30):
-        observation = arm.step(*np.clip(20 * observation["goal_difference"], -1, 1), 0)
+        observation = arm.step(*np.clip(5 * observation["goal_difference"], -1, 1), 0)
         achieved, desired = observation["achieved_goal"], observation["desired_goal"]
         outcome = arm.robot.outcome(observation)
         distance = np.linalg.norm(achieved - desired, axis=-1)
         expected = -distance if kind == "dense" else -float(distance > 0.025)
         assert outcome.reward == float(expected)
         assert outcome.info["distance"] == distance
+        assert outcome.info["is_success"] == (distance < 0.025)
         assert not outcome.terminated
         successes.append(outcome.info["is_success"])
     assert not successes[0]
