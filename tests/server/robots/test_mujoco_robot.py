@@ -1,5 +1,8 @@
 """Any MuJoCo model can be served, and one that cannot is refused with what to do."""
 
+import os
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -18,6 +21,9 @@ needs_rendering = pytest.mark.skipif(not WAY, reason=WHY_NOT)
 MODEL = """
 <mujoco>
   <option timestep="{timestep}"/>
+  <asset>
+    <texture type="skybox" builtin="flat" rgb1="1 0 1" rgb2="1 0 1" width="8" height="8"/>
+  </asset>
   <worldbody>
     <light pos="0 0 3"/>
     <geom type="plane" size="1 1 .1" rgba=".5 .5 .5 1"/>
@@ -186,7 +192,9 @@ def test_where_there_is_nothing_depth_is_0_and_the_picture_grey(write):
     seen = robot.get_obs()
     robot.close()
     assert (seen["level/depth"][0] == 0).all()
-    assert seen["level/image"][0].min() > 100
+    red, green, blue = seen["level/image"][0, 0]
+    assert min(red, green, blue) > 100
+    assert abs(int(red) - int(green)) < 50
     assert seen["level/depth"][30, 40] == pytest.approx(2 - 0.05, abs=0.01)
 
 
@@ -202,6 +210,15 @@ def test_without_a_way_to_render_the_rest_is_served_and_says_why(write, monkeypa
     assert "apt-get install" in caplog.text
     assert "apt-get install" in robot.get_metadata()["no_camera"]
     assert not any("image" in stream.name for stream in robot.streams())
+
+
+def test_mujoco_is_told_what_works_before_it_is_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mujoco")
+    for found, told in [("egl", "egl"), ("osmesa", "osmesa"), ("", "disable")]:
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        monkeypatch.setattr(headless, "find", lambda found=found: (found, ""))
+        headless.prepare()
+        assert os.environ["MUJOCO_GL"] == told
 
 
 def test_what_mujoco_gl_says_counts(monkeypatch):
