@@ -10,6 +10,7 @@ import numpy as np
 from fake_sdk import CameraSdk, SerialArm
 from gymnasium.spaces import Box
 
+from remote_env import RemoteRobotEnv
 from remote_env_server import CameraConfig, Outcome, ProprioConfig, Robot, RobotServer
 
 
@@ -52,4 +53,8 @@ class MyRobot(Robot):
 
 
 if __name__ == "__main__":
-    RobotServer(MyRobot(), port=0 if "--smoke" in sys.argv else 8765).run()
+    if "--smoke" in sys.argv:  # commands it once, and ends
+        with RobotServer(MyRobot(), port=0) as server, RemoteRobotEnv(server.url) as env:
+            print(env.reset()[0]["joint_pos"], env.step(np.ones(6, np.float32))[0]["joint_pos"])
+    else:
+        RobotServer(MyRobot(), port=8765).run()

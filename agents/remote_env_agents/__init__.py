@@ -12,6 +12,8 @@ from remote_env_agents.plots import plot_learning_curve
 from remote_env_agents.policies import ModelPolicy, RandomPolicy, load_policy
 from remote_env_agents.robots import look_at, make_vec_env
 from remote_env_agents.run_folder import ProgressRow, read_progress
+from remote_env_agents.served import ServedRobots
+from remote_env_agents.terminal import print_evaluation, print_training
 from remote_env_agents.training import TrainingResult, train
 from remote_env_agents.video import VideoWriter, record_episodes
 
@@ -24,6 +26,7 @@ __all__ = [
     "Policy",
     "ProgressRow",
     "RandomPolicy",
+    "ServedRobots",
     "TrainConfig",
     "TrainingResult",
     "VideoWriter",
@@ -32,6 +35,8 @@ __all__ = [
     "look_at",
     "make_vec_env",
     "plot_learning_curve",
+    "print_evaluation",
+    "print_training",
     "read_progress",
     "record_episodes",
     "train",

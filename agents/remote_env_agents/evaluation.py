@@ -141,10 +141,11 @@ def evaluate(
     robot) does not count and is run again, up to 3 times, by whichever robot is free.
 
     Args:
-        policy: A function from observation to action, or a model of Stable-Baselines3, which
-            acts deterministically. It is called from several threads, but never by two at
-            once. If it has ``for_episode(seed)``, the policy that this returns is used for one
-            episode.
+        policy: A function from observation to action; a model of Stable-Baselines3, or the
+            path of one, which act deterministically (a policy file is code: name only one
+            that you trust); or ``"random"``. It is called from several threads, but never by
+            two at once. If it has ``for_episode(seed)``, the policy that this returns is used
+            for one episode.
         urls: Of the robots.
         episodes: How many.
         seed: Of the first one; the next one gets the next number.
@@ -355,9 +356,12 @@ class _Run:
 
     def _note_lost(self, url: str, error: BaseException) -> None:
         with self._lock:
+            is_news = url not in self._lost
             since, _ = self._lost.get(url, (time.monotonic(), error))
             self._lost[url] = since, error
-        logger.warning("%s is out for now: %s", url, error)
+        logger.log(
+            logging.WARNING if is_news else logging.DEBUG, "%s is out for now: %s", url, error
+        )
 
 
 class _StoppedError(Exception):

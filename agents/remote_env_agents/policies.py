@@ -147,15 +147,17 @@ def _action_scale(trained: spaces.Space[Any], spec: RobotSpec) -> spaces.Box | N
 
 
 def as_policy(policy: Any, spec: RobotSpec) -> Policy:
-    """Return a function from observation to action, of one or of a Stable-Baselines3 model.
+    """Return a function from observation to action, of one, of a model or of a policy file.
 
     Raises:
-        ConfigurationError: If it does not fit the robot, or is neither.
+        ConfigurationError: If it does not fit the robot, cannot be loaded, or is none of these.
     """
+    if isinstance(policy, (str, Path)):
+        return load_policy(policy, spec)
     if hasattr(policy, "predict") and hasattr(policy, "observation_space"):
         return ModelPolicy(policy, spec)
     if not callable(policy):
-        raise ConfigurationError(f"a policy is a function or a model, not {policy!r:.60}")
+        raise ConfigurationError(f"a policy is a function, a model or a file, not {policy!r:.60}")
     return cast(Policy, policy)
 
 

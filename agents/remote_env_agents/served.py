@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import IO, Final
 
@@ -44,6 +46,8 @@ class ServedRobots:
         self._deadline = time.monotonic() + timeout
         self._urls: tuple[str, ...] = ()
         self._servers: list[_Server] = []
+        # Whoever forgets to stop them leaves nothing behind, when this is collected or at exit.
+        weakref.finalize(self, _stop_in, os.getpid(), self._servers)
         try:
             for _ in range(count):
                 self._servers.append(_Server(name, options))
@@ -64,11 +68,7 @@ class ServedRobots:
 
     def stop(self) -> None:
         """Stop all of them. Idempotent."""
-        for server in self._servers:
-            server.ask_to_stop()
-        for server in self._servers:
-            server.stop()
-        self._servers.clear()
+        _stop_in(os.getpid(), self._servers)
 
     def __enter__(self) -> tuple[str, ...]:
         try:
@@ -79,6 +79,17 @@ class ServedRobots:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+def _stop_in(pid: int, servers: list[_Server]) -> None:
+    """Stop these, unless this process was forked from the one that started them."""
+    if os.getpid() != pid:
+        return
+    for server in servers:
+        server.ask_to_stop()
+    for server in servers:
+        server.stop()
+    servers.clear()
 
 
 class _Server:

@@ -39,8 +39,10 @@ def test_chance_is_the_same_for_the_same_seed():
     assert actions[0] == actions[1] != actions[2]
 
 
-def test_neither_a_function_nor_a_model_is_refused(serve):
+def test_what_is_neither_a_function_nor_a_model_nor_a_file_is_refused(serve):
     from remote_env_agents import evaluate
 
-    with pytest.raises(ConfigurationError, match="a policy is a function or a model, not 5"):
+    with pytest.raises(
+        ConfigurationError, match="a policy is a function, a model or a file, not 5"
+    ):
         evaluate(5, [serve(Reach()).url])
