@@ -26,7 +26,12 @@ def to_the_goal(observation: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def main(
-    *urls: str, policy: str | None = None, kill_one: bool = False, smoke: bool = False
+    urls: tuple[str, ...] = (),
+    /,
+    *,
+    policy: str | None = None,
+    kill_one: bool = False,
+    smoke: bool = False,
 ) -> None:
     robots, episodes = (2, 12) if smoke else (4, 200)
     if kill_one and urls:

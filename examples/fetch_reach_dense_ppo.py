@@ -23,8 +23,8 @@ from remote_env_agents import ServedRobots, evaluate, print_evaluation
 FETCH_REACH = "gymnasium:gymnasium_robotics:FetchReachDense-v4"
 
 
-def main(*urls: str, smoke: bool = False) -> None:
-    robots, rollout, steps, episodes = (2, 256, 256, 2) if smoke else (4, 1024, 16_384, 100)
+def main(urls: tuple[str, ...] = (), /, *, smoke: bool = False) -> None:
+    robots, rollout, steps, episodes = (2, 256, 512, 2) if smoke else (4, 1024, 16_384, 100)
     torch.set_num_threads(1)  # the fastest, for a net of this size
     with contextlib.nullcontext(urls) if urls else ServedRobots(FETCH_REACH, count=robots) as urls:
         env = VecMonitor(RemoteRobotVecEnv(urls))
@@ -40,7 +40,7 @@ def main(*urls: str, smoke: bool = False) -> None:
             verbose=1,
         )
         began, cpu = time.monotonic(), time.process_time()
-        model.learn(steps, log_interval=4)
+        model.learn(steps)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         print(f"{steps} steps in {seconds:.0f} s, of which the learner computed for {cpu:.0f} s")
         env.close()

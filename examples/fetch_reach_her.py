@@ -26,7 +26,7 @@ from remote_env_agents import ServedRobots, evaluate, print_evaluation
 FETCH_REACH = "gymnasium:gymnasium_robotics:FetchReach-v4"
 
 
-def main(*urls: str, smoke: bool = False) -> None:
+def main(urls: tuple[str, ...] = (), /, *, smoke: bool = False) -> None:
     steps, learning_starts, episodes = (200, 100, 2) if smoke else (6000, 1000, 100)
     torch.set_num_threads(1)  # the fastest, for a net of this size
     with contextlib.nullcontext(urls) if urls else ServedRobots(FETCH_REACH) as (url,):
@@ -46,7 +46,7 @@ def main(*urls: str, smoke: bool = False) -> None:
             verbose=1,
         )
         began, cpu = time.monotonic(), time.process_time()
-        model.learn(steps, log_interval=20)
+        model.learn(steps)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         print(f"{steps} steps in {seconds:.0f} s, of which the learner computed for {cpu:.0f} s")
         env.close()

@@ -25,7 +25,7 @@ from remote_env_agents import (
 )
 
 
-def main(*urls: str, smoke: bool = False) -> None:
+def main(urls: tuple[str, ...] = (), /, *, smoke: bool = False) -> None:
     robots, steps, episodes = (2, 256, 4) if smoke else (4, 12_288, 200)
     blind = ("--cameras", "none")
     with (

@@ -33,13 +33,16 @@ def an_arm_that_moves():
             other_program.wait()
 
 
-def main(*urls: str, folder: Path = Path("watched"), smoke: bool = False) -> None:
+def main(
+    urls: tuple[str, ...] = (), /, *, folder: Path = Path("watched"), smoke: bool = False
+) -> None:
     with contextlib.nullcontext(urls) if urls else an_arm_that_moves() as (url,):
         spec = look_at([url])
         pictures = [s.name for s in spec.streams if s.name.endswith("/image")]
         np.set_printoptions(precision=3, suppress=True)
         with remote_env.observe(url, hz=2, streams=[*spec.observed, *pictures[:1]]) as observer:
-            for count, seen in enumerate(observer):
+            complete = (seen for seen in observer if all(seen.sequences.values()))
+            for count, seen in enumerate(complete):  # a stream that never came is zeros
                 print(f"episode {seen.episode}, step {seen.step}; {seen.dropped} missed")
                 for name in spec.observed:
                     print(f"  {name:16} {seen.ages[name]:.3f} s ago: {seen.arrays[name]}")
