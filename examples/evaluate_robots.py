@@ -33,7 +33,7 @@ def main(
     kill_one: bool = False,
     smoke: bool = False,
 ) -> None:
-    robots, episodes = (2, 12) if smoke else (4, 200)
+    robots, episodes = (2, 24) if smoke else (4, 200)
     if kill_one and urls:
         raise SystemExit("--kill-one is for robots that this serves by itself; give no urls")
     with contextlib.ExitStack() as served:
@@ -45,7 +45,7 @@ def main(
 
         def note(episode: Episode) -> None:
             over.append(episode)
-            if kill_one and len(over) >= episodes // 4 and episode.robot != urls[0]:
+            if kill_one and len(over) >= episodes // 8 and episode.robot != urls[0]:
                 victim.stop()  # most likely in the middle of an episode
 
         evaluation = evaluate(policy or to_the_goal, urls, episodes=episodes, on_episode=note)

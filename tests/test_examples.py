@@ -73,7 +73,7 @@ def test_robots_that_somebody_else_serves_are_used(tmp_path):
     with ServedRobots("arm", count=2, options=("--cameras", "none")) as urls:
         shown = run("evaluate_robots.py", "--smoke", *urls, folder=tmp_path)
     assert all(url.removeprefix("ws://") in shown for url in urls)
-    assert "12 episodes count, of 12 different seeds" in shown
+    assert "24 episodes count, of 24 different seeds" in shown
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_urls_are_written_without_the_name_of_an_option(path):
 def test_every_seed_counts_once_although_a_robot_is_lost(tmp_path):
     pytest.importorskip("mujoco", reason="needs the extra [sim]")
     shown = run("evaluate_robots.py", "--smoke", "--kill-one", folder=tmp_path)
-    assert "12 episodes count, of 12 different seeds" in shown
+    assert "24 episodes count, of 24 different seeds" in shown
     of_each = [int(count) for count in re.findall(r"^127\.0\.0\.1:\d+ +(\d+) ", shown, re.M)]
-    assert sum(of_each) == 12
+    assert sum(of_each) == 24
     assert of_each[0] < of_each[1]
 
 

@@ -89,13 +89,31 @@ def test_an_episode_that_is_spoiled_each_time_is_not_counted(serve):
     assert "raised RuntimeError: no" in evaluation.spoiled[0].spoiled
 
 
-def test_without_any_robot_it_fails_with_what_the_last_one_failed_with(serve):
-    class Broken(Reach):
-        def reset(self, *, seed=None):
-            raise RuntimeError("no power")
+class Broken(Reach):
+    def reset(self, *, seed=None):
+        self.seeds.append(seed)
+        raise RuntimeError("no power")
 
+
+def test_without_any_robot_it_fails_with_what_the_last_one_failed_with(serve):
     with pytest.raises(RobotFaultError, match="no power"):
         evaluate(stay, [serve(Broken()).url], episodes=3, patience=0.3)
+
+
+def test_a_robot_that_stays_lost_is_said_once(serve, caplog):
+    broken = Broken()
+    with pytest.raises(RobotFaultError, match="no power"):
+        evaluate(stay, [serve(broken).url], episodes=3, patience=0.5)
+    assert len(broken.seeds) > 1
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "is out for now" in line]) == 1
+
+
+def test_actions_by_chance_may_be_asked_for_by_name(serve):
+    url = serve(Reach()).url
+    named = evaluate("random", [url], episodes=3)
+    made = evaluate(RandomPolicy(Reach.action_space), [url], episodes=3)
+    assert named.mean_return == made.mean_return
 
 
 def test_a_policys_own_error_ends_it(serve):

@@ -22,7 +22,8 @@ def is_there(url):
 
 
 def test_robots_are_there_while_the_block_lasts():
-    with ServedRobots("double-pendulum", count=2) as urls:
+    robots = ServedRobots("double-pendulum", count=2)
+    with robots as urls:
         assert len(set(urls)) == 2
         assert all(map(is_there, urls))
     assert not any(map(is_there, urls))

@@ -148,6 +148,14 @@ def test_discrete_actions_are_learned_by_ppo_and_refused_by_the_others(serve, tm
     assert not (tmp_path / "none").exists()
 
 
+def test_a_policy_file_may_be_given_by_its_path(serve):
+    url = serve(Reach()).url
+    result = train(TrainConfig((url,), steps=64, hyperparameters=TINY))
+    loaded = load_policy(result.policy, look_at([url]))
+    by_path = evaluate(str(result.policy), [url], episodes=2)
+    assert by_path.mean_return == evaluate(loaded, [url], episodes=2).mean_return
+
+
 def test_ppo_acts_within_the_robots_own_bounds(serve):
     robot = Strong()
     url = serve(robot).url
