@@ -13,7 +13,7 @@ from remote_env.errors import ConfigurationError
 from remote_env.spec import OutOfBounds
 from remote_env_server.robot import ProprioConfig
 from remote_env_server.robots.mujoco_simulation import MujocoConfig, MujocoSimulation
-from remote_env_server.robots.mujoco_streams import stream_name
+from remote_env_server.robots.mujoco_streams import stream_names
 
 __all__ = ["MujocoRobot"]
 
@@ -86,8 +86,8 @@ class MujocoRobot(MujocoSimulation):
     def _sensor_slices(self) -> dict[str, slice]:
         """Return where in ``sensordata`` each stream is."""
         slices = {}
-        for number in range(self._model.nsensor):
-            name = stream_name(self._model.sensor(number).name, str(number))
+        names = [self._model.sensor(number).name for number in range(self._model.nsensor)]
+        for number, name in enumerate(stream_names("sensor", names, "")):
             begin = int(self._model.sensor_adr[number])
             slices[f"sensor/{name}"] = slice(begin, begin + int(self._model.sensor_dim[number]))
         return slices

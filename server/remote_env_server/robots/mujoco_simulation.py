@@ -20,7 +20,7 @@ from remote_env.spec import Mode
 from remote_env_server.robot import CameraConfig, ProprioConfig, Robot
 from remote_env_server.robots import headless
 from remote_env_server.robots.mujoco_rendering import MujocoRenderer, Quality, load_model
-from remote_env_server.robots.mujoco_streams import FeltStreams, stream_name
+from remote_env_server.robots.mujoco_streams import FeltStreams, stream_names
 from remote_env_server.snapshot import Snapshot
 
 __all__ = ["MujocoConfig", "MujocoSimulation"]
@@ -126,10 +126,9 @@ class MujocoSimulation(Robot):
         """Return the numbers of the cameras to serve, by stream name."""
         if tuple(names) == ("none",):
             return {}
-        all_of_them = {
-            stream_name(self._model.camera(i).name, f"camera{i}"): i
-            for i in range(self._model.ncam)
-        } or {_FREE_CAMERA: -1}
+        own = [self._model.camera(i).name for i in range(self._model.ncam)]
+        streams = stream_names("camera", own, "camera")
+        all_of_them = {name: i for i, name in enumerate(streams)} or {_FREE_CAMERA: -1}
         missing = [name for name in names if name not in all_of_them]
         if missing:
             raise ConfigurationError(

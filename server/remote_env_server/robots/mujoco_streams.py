@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from remote_env.errors import ConfigurationError
 from remote_env.spec import StreamKind, StreamSpec
 
-__all__ = ["FeltStreams", "stream_name"]
+__all__ = ["FeltStreams", "stream_names"]
 
 
 class FeltStreams:
@@ -43,6 +44,25 @@ class FeltStreams:
         return {name: everything[part] for name, part in self._slices.items()}
 
 
-def stream_name(name: str, otherwise: str) -> str:
-    """Return a name out of a model as part of the name of a stream, which has no dots."""
-    return name.replace(".", "_") or otherwise
+def stream_names(what: str, names: Sequence[str], otherwise: str) -> list[str]:
+    """Return names out of a model as parts of names of streams, which have no dots.
+
+    Args:
+        what: Is called so, for people, such as "camera".
+        names: Of all of them, in the model's order; empty where the model gives none.
+        otherwise: Before the number of one without a name.
+
+    Raises:
+        ConfigurationError: If two would be called the same, and one of them be lost.
+    """
+    chosen: list[str] = []
+    for number, name in enumerate(names):
+        stream = name.replace(".", "_") or f"{otherwise}{number}"
+        if stream in chosen:
+            other = names[chosen.index(stream)] or chosen.index(stream)
+            raise ConfigurationError(
+                f"the {what}s {other!r} and {name or number!r} of the model would both be served "
+                f"as {stream!r}; rename one in the MJCF file"
+            )
+        chosen.append(stream)
+    return chosen

@@ -229,3 +229,19 @@ def test_what_mujoco_gl_says_counts(monkeypatch):
     assert "set it to 'egl'" in headless.find()[1]
     monkeypatch.undo()
     headless.find.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("camera", "sensor", "message"),
+    [
+        ('<camera name="top.view"/><camera name="top_view"/>', "", "cameras 'top.view' and"),
+        ('<camera/><camera name="camera0"/>', "", "cameras 0 and 'camera0' .* as 'camera0'"),
+        (CAMERA, '<clock name="a_b"/>', "sensors 'a.b' and 'a_b' .* as 'a_b'; rename one"),
+    ],
+)
+@needs_rendering
+def test_two_of_the_same_name_are_refused_and_none_is_lost(write, camera, sensor, message):
+    text = MODEL.format(timestep=0.002, motor=MOTOR, camera=camera)
+    path = write(text=text.replace("</sensor>", f"{sensor}</sensor>"))
+    with pytest.raises(ConfigurationError, match=message):
+        make(path).streams()
