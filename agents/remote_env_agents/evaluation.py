@@ -35,7 +35,7 @@ from remote_env_agents.episodes import (
 )
 from remote_env_agents.intervals import wilson
 from remote_env_agents.policies import as_policy
-from remote_env_agents.robots import look_at, make_env
+from remote_env_agents.robots import limit_for, look_at, make_env
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -138,7 +138,8 @@ def evaluate(
     """Run a policy on robots of one kind, once for each seed. They move.
 
     An episode that a fault spoiled (the link was lost, a sensor was stale, somebody stopped the
-    robot) does not count and is run again, up to 3 times, by whichever robot is free.
+    robot) does not count and is run again, up to 3 times, by whichever robot is free. On robots
+    that set no limit themselves, an episode is truncated after 1000 steps.
 
     Args:
         policy: A function from observation to action; a model of Stable-Baselines3, or the
@@ -171,6 +172,7 @@ def evaluate(
         policy=acting,
         streams=wanted,
         token=token,
+        max_steps=limit_for(spec),
         queue=EpisodeQueue(range(seed, seed + episodes), attempts=_ATTEMPTS),
         on_episode=on_episode,
         patience=patience,
@@ -194,6 +196,7 @@ class _Run:
         policy: Policy,
         streams: Sequence[str] | None,
         token: str | None,
+        max_steps: int | None,
         queue: EpisodeQueue,
         on_episode: Callable[[Episode], object],
         patience: float,
@@ -201,6 +204,7 @@ class _Run:
         self._policy = policy
         self._streams = streams
         self._token = token
+        self._max_steps = max_steps
         self._queue = queue
         self._on_episode = on_episode
         self._patience = patience
@@ -268,7 +272,11 @@ class _Run:
     def _connect(self, url: str) -> gymnasium.Env[Any, Any]:
         try:
             return make_env(
-                url, streams=self._streams, token=self._token, reconnect_timeout=_RECONNECT
+                url,
+                streams=self._streams,
+                token=self._token,
+                max_steps=self._max_steps,
+                reconnect_timeout=_RECONNECT,
             )
         except ConfigurationError:
             raise

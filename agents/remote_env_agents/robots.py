@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
 from gymnasium import spaces
@@ -16,7 +16,17 @@ from remote_env.spec import RobotSpec
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-__all__ = ["derived_from_goal", "look_at", "make_env", "make_vec_env", "streams_to_learn"]
+__all__ = [
+    "derived_from_goal",
+    "limit_for",
+    "look_at",
+    "make_env",
+    "make_vec_env",
+    "streams_to_learn",
+]
+
+# Of an episode, on a robot that sets no limit itself: it might never end.
+_MOST_STEPS: Final = 1000
 
 
 def look_at(urls: Sequence[str], *, token: str | None = None) -> RobotSpec:
@@ -41,6 +51,11 @@ def look_at(urls: Sequence[str], *, token: str | None = None) -> RobotSpec:
                 f"{specs[0].name} at {urls[0]}; use robots of one kind"
             )
     return specs[0]
+
+
+def limit_for(spec: RobotSpec) -> int | None:
+    """Return after how many steps to truncate an episode: 1000, or None if the robot does it."""
+    return None if spec.max_episode_steps else _MOST_STEPS
 
 
 def streams_to_learn(
@@ -103,6 +118,7 @@ def make_env(
     *,
     streams: Sequence[str] | None = None,
     token: str | None = None,
+    max_steps: int | None = None,
     reconnect_timeout: float = 30.0,
 ) -> gymnasium.Env[Any, Any]:
     """Connect to one robot; it does not move before ``reset``.
@@ -111,6 +127,7 @@ def make_env(
         url: Of the robot.
         streams: To observe, as a flat Dict; None for its own observation space.
         token: What its server asks for, if it does.
+        max_steps: After which to truncate an episode; ``limit_for`` tells how many.
         reconnect_timeout: How long a ``reset`` tries to reach a robot that was lost, in seconds.
 
     Raises:
@@ -122,16 +139,22 @@ def make_env(
         url=url,
         streams=None if streams is None else list(streams),
         token=token,
+        max_steps=max_steps,
         reconnect_timeout=reconnect_timeout,
         disable_env_checker=True,
     )
 
 
 def make_vec_env(
-    urls: Sequence[str], *, streams: Sequence[str] | None = None, token: str | None = None
+    urls: Sequence[str],
+    *,
+    streams: Sequence[str] | None = None,
+    token: str | None = None,
+    max_steps: int | None = None,
 ) -> VecEnv:
     """Connect to robots, as one vectorised environment for Stable-Baselines3."""
     from remote_env.sb3 import RemoteRobotVecEnv
 
     chosen = None if streams is None else list(streams)
-    return RemoteRobotVecEnv(urls, env_kwargs={"streams": chosen, "token": token})
+    env_kwargs = {"streams": chosen, "token": token, "max_steps": max_steps}
+    return RemoteRobotVecEnv(urls, env_kwargs=env_kwargs)

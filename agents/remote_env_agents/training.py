@@ -28,7 +28,7 @@ from remote_env_agents.presets import (
     make_model,
     resolve,
 )
-from remote_env_agents.robots import look_at, make_vec_env, streams_to_learn
+from remote_env_agents.robots import limit_for, look_at, make_vec_env, streams_to_learn
 from remote_env_agents.run_folder import RunFolder, read_progress
 
 __all__ = ["TrainingResult", "train"]
@@ -66,7 +66,8 @@ class TrainingResult:
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainingResult:
     """Train a policy on robots, and write it and how it went into a folder. They move.
 
-    Ctrl-C ends it early; what was learned until then is saved, and the result says so.
+    Ctrl-C ends it early; what was learned until then is saved, and the result says so. On
+    robots that set no limit themselves, an episode is truncated after 1000 steps.
 
     Args:
         config: What to do.
@@ -98,7 +99,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
     )
     if console is not None:
         _announce(console, config, spec, folder)
-    vec_env = _make_vec_env(config, streams, token)
+    vec_env = _make_vec_env(config, streams, token, limit_for(spec))
     try:
         model = _make_model(config, preset, vec_env)
         return _learn(config, model, folder=folder, console=console, streams=streams, token=token)
@@ -130,6 +131,12 @@ def _announce(console: Console, config: TrainConfig, spec: RobotSpec, folder: Ru
         f"{' with her' if config.her else ''}; everything goes to {plain(str(folder.path))}"
     )
     console.print(text, highlight=False, soft_wrap=True)
+    if (limit := limit_for(spec)) is not None:
+        console.print(
+            f"the robot sets no limit: an episode is truncated after {limit:,} steps",
+            highlight=False,
+            soft_wrap=True,
+        )
     if spec.mode is not Mode.LOCKSTEP:
         console.print(
             "time goes on while the policy is updated: the robots hold meanwhile",
@@ -138,12 +145,14 @@ def _announce(console: Console, config: TrainConfig, spec: RobotSpec, folder: Ru
         )
 
 
-def _make_vec_env(config: TrainConfig, streams: tuple[str, ...] | None, token: str | None) -> Any:
+def _make_vec_env(
+    config: TrainConfig, streams: tuple[str, ...] | None, token: str | None, limit: int | None
+) -> Any:
     from stable_baselines3.common.vec_env import VecMonitor
 
     from remote_env_agents.scaling import ScaledActions, is_unit
 
-    vec_env = make_vec_env(config.urls, streams=streams, token=token)
+    vec_env = make_vec_env(config.urls, streams=streams, token=token, max_steps=limit)
     space = vec_env.action_space
     # The others scale their actions themselves.
     if config.algo == "ppo" and isinstance(space, spaces.Box) and not is_unit(space):

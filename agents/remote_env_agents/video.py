@@ -19,7 +19,7 @@ from remote_env.pictures import tile
 from remote_env.spec import RobotSpec, StreamKind
 from remote_env_agents.episodes import Policy, policy_for_episode
 from remote_env_agents.policies import as_policy
-from remote_env_agents.robots import look_at, make_env
+from remote_env_agents.robots import limit_for, look_at, make_env
 
 __all__ = ["VideoWriter", "record_episodes"]
 
@@ -162,7 +162,7 @@ def record_episodes(
     unpack = _unpacker(spec, wanted)
     streams = [*own, *(name for name in shown if name not in own)]
     with VideoWriter(path, fps or spec.control_hz or _DEFAULT_FPS) as video:
-        env = make_env(url, streams=streams, token=token)
+        env = make_env(url, streams=streams, token=token, max_steps=limit_for(spec))
         try:
             for number, seed in enumerate(seeds):
                 film = _Film(video, shown, number)

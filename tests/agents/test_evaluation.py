@@ -180,3 +180,11 @@ def test_a_policy_says_which_streams_it_wants(serve):
             return straight_to_the_goal(observation)
 
     assert evaluate(Two(), [serve(Reach()).url], episodes=3).success_rate == 1.0
+
+
+def test_an_episode_that_would_never_end_is_cut(serve):
+    class Endless(Reach):
+        max_episode_steps = None
+
+    evaluation = evaluate(stay, [serve(Endless()).url], episodes=2)
+    assert (evaluation.mean_length, evaluation.end_reasons) == (1000.0, {"time_limit": 2})

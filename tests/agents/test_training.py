@@ -283,3 +283,15 @@ def test_training_leaves_no_thread_behind(serve):
     train(TrainConfig((url,), steps=64, hyperparameters=TINY, eval_every=32, eval_episodes=2))
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not any(name.startswith("remote-env evaluation") for name in left)
+
+
+def test_episodes_that_would_never_end_are_cut_and_that_is_said(serve, tmp_path):
+    class Endless(Reach):
+        max_episode_steps = None
+
+    config = TrainConfig(
+        urls=(serve(Endless()).url,), steps=1024, folder=tmp_path / "run", hyperparameters=TINY
+    )
+    shown = io.StringIO()
+    assert train(config, console=Console(file=shown, width=200)).episodes == 1
+    assert "an episode is truncated after 1,000 steps" in shown.getvalue()
