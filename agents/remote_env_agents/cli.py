@@ -70,6 +70,10 @@ def _evaluate(config: EvalConfig, console: Console, errors: Console) -> int:
     token = read_token(config.token_file)
     spec = look_at(config.urls, token=token)
     policy = load_policy(config.policy, spec, device=config.device, threads=config.torch_threads)
+    if config.video is not None:
+        from remote_env_agents.video import check_video
+
+        check_video(config.video, spec, config.cameras)  # before all the episodes, not after
     display = Display(errors, total=config.episodes, unit="episodes", what="evaluating")
     with _Lines(config.json) as lines, display:
         progress = _Progress(display, lines)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -87,7 +89,25 @@ def run_demo(config: DemoConfig, *, console: Console, errors: Console) -> int:
     Raises:
         RemoteEnvError: If something fails; says what to do.
     """
-    return _Demo(config, console, errors).run()
+    with _ending_at_sigterm():
+        return _Demo(config, console, errors).run()
+
+
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this as Ctrl-C does: by itself it would leave the arms running."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only that one has signals
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Demo:
@@ -151,9 +171,9 @@ class _Demo:
         trained = self._evaluate(policy, urls, "policy")
         print_evaluation(self._console, trained, "the policy")
         self._headline("4/4", "comparing with random actions, and filming")
-        film.start()
-        by_chance = self._evaluate(load_policy("random", spec), urls, "random")
-        no_video = film.wait()
+        with film:
+            by_chance = self._evaluate(load_policy("random", spec), urls, "random")
+            no_video = film.wait()
         return self._conclude(trained, by_chance, no_video)
 
     def _evaluate(self, policy: Any, urls: Sequence[str], what: str) -> Evaluation:
@@ -210,17 +230,23 @@ class _Demo:
 
 
 class _Film:
-    """Films the policy on an arm of its own, beside everything else."""
+    """Films the policy on an arm of its own, beside everything else, in a ``with`` block."""
 
     def __init__(self, config: DemoConfig, policy: Any) -> None:
         self._config = config
         self._policy = policy
         self._problem = ""
+        self._stage: ServedRobots | None = None
         self._thread = threading.Thread(target=self._run, name="filming", daemon=True)
 
-    def start(self) -> None:
-        """Begin."""
+    def __enter__(self) -> None:
+        self._stage = ServedRobots("arm", options=_STAGE)
         self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        # Not on the thread: whoever presses Ctrl-C does not wait for it.
+        assert self._stage is not None
+        self._stage.stop()
 
     def wait(self) -> str:
         """Wait for the end; return why there is no video, or ``""``."""
@@ -231,16 +257,19 @@ class _Film:
         from remote_env_agents.video import record_episodes
 
         first = FIRST_EVALUATION_SEED
+        assert self._stage is not None
         try:
-            with ServedRobots("arm", options=_STAGE) as (url,):
-                record_episodes(
-                    self._config.folder / "reaching.mp4",
-                    self._policy,
-                    url,
-                    seeds=range(first, first + self._config.filmed),
-                )
+            (url,) = self._stage.urls
+            record_episodes(
+                self._config.folder / "reaching.mp4",
+                self._policy,
+                url,
+                seeds=range(first, first + self._config.filmed),
+            )
         except RemoteEnvError as error:
             self._problem = f"none: {error}"
+        except Exception as error:  # such as a disk that is full
+            self._problem = f"none: {type(error).__name__}: {error}"
 
 
 def _clear(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ from remote_env_agents.episodes import Policy, policy_for_episode
 from remote_env_agents.policies import as_policy
 from remote_env_agents.robots import limit_for, look_at, make_env
 
-__all__ = ["VideoWriter", "record_episodes"]
+__all__ = ["VideoWriter", "check_video", "record_episodes"]
 
 _CAMERAS: Final = 2  # that are shown if none are named
 _LEAST_WIDTH: Final = 320  # smaller pictures are magnified, or the caption is not readable
@@ -49,12 +50,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, fps: float) -> None:
-        try:
-            import av
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                "videos need PyAV: pip install 'remote-robot-env[video]'"
-            ) from error
+        av = _import_av()
         if not 0 < fps <= 1000:
             raise ConfigurationError(f"fps must be above 0 and at most 1000, not {fps}")
         self.path = path
@@ -65,6 +61,7 @@ class VideoWriter:
         self._size = (0, 0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()  # PyAV would find out with the first picture, and name no file
             self._container: Any = av.open(
                 str(path), "w", format="mp4", options={"movflags": "faststart"}
             )
@@ -122,6 +119,26 @@ class VideoWriter:
             self._container.mux(self._stream.encode(None))
         self._container.close()
         self._container = None
+
+
+def check_video(path: Path, spec: RobotSpec, cameras: Sequence[str] = ()) -> None:
+    """Check what can be checked before a robot is filmed. Writes nothing.
+
+    Args:
+        path: Of the file.
+        spec: Of the robot.
+        cameras: Image streams, by name; the first two if empty.
+
+    Raises:
+        ConfigurationError: If the robot has no such camera, PyAV is not installed, or the file
+            can never be written.
+    """
+    _import_av()
+    _cameras(spec, cameras)
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    is_in_the_way = path.is_dir() or (existing != path and not existing.is_dir())
+    if is_in_the_way or not os.access(existing, os.W_OK):
+        raise ConfigurationError(f"cannot write the video {path}; choose another file")
 
 
 def record_episodes(
@@ -266,6 +283,16 @@ class _Film:
         captioned = np.concatenate([picture, self._caption.draw(text)])
         self._video.add(captioned)
         return captioned
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "videos need PyAV: pip install 'remote-robot-env[video]'"
+        ) from error
+    return av
 
 
 class _Caption:

@@ -1,8 +1,11 @@
 """The demonstration runs, as a newcomer runs it, and says what came of it."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ pytest.importorskip("mujoco", reason="needs the extra [sim]")
 
 from remote_env.errors import ConfigurationError
 from remote_env_agents import look_at
+from remote_env_agents.demo import DemoConfig, _Film
 from remote_env_agents.served import ServedRobots
 from remote_env_server.robots import headless
 
@@ -63,3 +67,53 @@ def test_a_robot_that_cannot_be_served_says_why():
     with pytest.raises(ConfigurationError, match="NoSuchEnv"):
         _ = served.urls
     served.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whatever_ends_it_ends_its_arms_too(tmp_path, number, code):
+    shown, folder = tmp_path / "shown", tmp_path / "output"
+    command = [sys.executable, "-u", "-m", "remote_env", "demo", "--robots", "1", "--steps", "256"]
+    command += ["--episodes", "4", "--folder", str(folder)]
+    with shown.open("w") as file:
+        demo = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=_heed)
+    try:
+        _wait_for(lambda: len(_children_of(demo.pid)) == 2, demo, shown)  # an arm, and the stage
+        children = _children_of(demo.pid)
+        demo.send_signal(number)  # to itself alone, not to its process group
+        assert demo.wait(30) == code, shown.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert "Traceback" not in shown.read_text()
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def _heed():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _children_of(pid):
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    fields = [(stat.split()[0], stat.rpartition(")")[2].split()) for stat in stats]
+    ours = [child for child, rest in fields if rest[1] == str(pid) and rest[0] != "Z"]
+    # Those that are under way: they have started threads.
+    return [child for child in ours if len(list(Path(f"/proc/{child}/task").glob("*"))) > 1]
+
+
+def _wait_for(condition, demo, shown):
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert demo.poll() is None, shown.read_text()
+        assert time.monotonic() < deadline, shown.read_text()
+        time.sleep(0.02)
+
+
+def test_a_film_that_fails_is_said_whatever_it_was(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("remote_env_agents.video.record_episodes", fail)
+    film = _Film(DemoConfig(folder=tmp_path), policy=None)
+    with film:
+        assert film.wait() == "none: OSError: [Errno 28] No space left on device"

@@ -63,6 +63,9 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot write the video"):
         VideoWriter(tmp_path / "file" / "a.mp4", 10)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot write the video"):
+        VideoWriter(tmp_path / "folder.mp4", 10)
 
 
 def test_a_policy_is_filmed_with_both_cameras_side_by_side_and_a_caption(serve, tmp_path):
@@ -102,3 +105,21 @@ def test_an_evaluation_can_leave_a_video(serve, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"video: {path}, 25 frames" in shown
     assert len(frames_of(path)) == 25
+
+
+@pytest.mark.parametrize(
+    ("name", "camera", "message"),
+    [
+        ("file/a.mp4", "top/image", "cannot write the video"),
+        ("a.mp4", "x", "no camera stream 'x'"),
+    ],
+)
+def test_a_video_that_cannot_be_is_refused_before_anything_moves(
+    serve, tmp_path, capsys, name, camera, message
+):
+    (tmp_path / "file").write_text("")
+    robot = Reach()
+    options = ["--policy", "random", "--video", str(tmp_path / name), "--cameras", camera]
+    assert main(["eval", serve(robot).url, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert robot.seeds == []
