@@ -39,13 +39,13 @@ class MujocoRobot(MujocoSimulation):
                           axis, 0 where there is nothing
     ====================  ==============================================================
 
-    There is no task: the reward is 0, and no episode terminates. To hold, position drives keep
+    There is no task and no chance: the reward is 0, no episode terminates, and seeds decide
+    nothing. To hold, position drives keep
     the position that they have, and all other controls are 0. Cameras have the model's names; a
     model without one is seen by ``overview``.
     """
 
     out_of_bounds = OutOfBounds.CLIP
-    seedable = True
 
     def __init__(self, config: MujocoConfig) -> None:
         """Load the model, and say what can be commanded.

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from remote_env.errors import ConfigurationError, UnknownOptionError
+from remote_env.errors import ConfigurationError, RobotFaultError, UnknownOptionError
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode
 from remote_env_server.robot import CameraConfig, ProprioConfig, Robot
@@ -34,6 +34,13 @@ _USUAL_HZ: Final = 50.0
 _MAX_AGE: Final = 0.2
 _FREE_CAMERA: Final = "overview"
 _STATE: Final = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_UNSTABLE: Final = (
+    mujoco.mjtWarning.mjWARN_BADQPOS.value,
+    mujoco.mjtWarning.mjWARN_BADQVEL.value,
+    mujoco.mjtWarning.mjWARN_BADQACC.value,
+)
+# Else MuJoCo writes a file, MUJOCO_LOG.TXT, wherever the program was started.
+mujoco.set_mju_user_warning(logger.warning)
 
 
 @dataclass(frozen=True)
@@ -204,8 +211,7 @@ class MujocoSimulation(Robot):
             self._command(action)
             if self.mode is not Mode.LOCKSTEP:
                 return
-            mujoco.mj_step(self._model, self._data, self._substeps)
-            self._settle()
+            self._advance(self._substeps)
             measured = self._measure()
         self._publish(measured, self.now())
 
@@ -257,6 +263,22 @@ class MujocoSimulation(Robot):
 
     # Physics
 
+    def _advance(self, steps: int) -> None:
+        """Let time pass, by so many steps of the model.
+
+        Raises:
+            RobotFaultError: If the simulation became unstable; MuJoCo has then begun it anew,
+                in the middle of the episode.
+        """
+        mujoco.mj_step(self._model, self._data, steps)
+        if any(self._data.warning[kind].number for kind in _UNSTABLE):
+            self._restart()  # which also forgets the warning
+            raise RobotFaultError(
+                f"the simulation of {self.name} became unstable; give the model a smaller timestep "
+                f"than {self._timestep:g} s, or softer drives and contacts"
+            )
+        self._settle()
+
     def _settle(self) -> None:
         """Compute the positions of bodies, which are those of before the last step."""
         mujoco.mj_kinematics(self._model, self._data)
@@ -277,8 +299,7 @@ class MujocoSimulation(Robot):
             count = int((now - self._time) / self._timestep)
         for _ in range(count):
             with self._lock:
-                mujoco.mj_step(self._model, self._data)
-                self._settle()
+                self._advance(1)
                 self._time += self._timestep
                 measured, stamp = self._measure(), self._time
             self._publish(measured, stamp)

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from remote_env.errors import ConfigurationError, UnknownOptionError
+from remote_env.errors import ConfigurationError, RobotFaultError, SensorError, UnknownOptionError
 from remote_env.spec import Mode
 from remote_env_server.robots import find_robot, headless
 from remote_env_server.robots.mujoco_robot import MujocoRobot
@@ -157,6 +157,25 @@ def test_options_that_it_does_not_know_are_refused(write):
     robot.open()
     with pytest.raises(UnknownOptionError, match="'goal'"):
         robot.reset(options={"goal": 1})
+
+
+@pytest.mark.parametrize("mode", [Mode.LOCKSTEP, Mode.REALTIME])
+def test_a_simulation_that_became_unstable_says_so(
+    write, serve, connect, tmp_path, monkeypatch, mode
+):
+    monkeypatch.chdir(tmp_path)
+    path = write(
+        text=MODEL.format(timestep=0.02, motor=MOTOR, camera="").replace('kp="50"', 'kp="1e9"')
+    )
+    env = connect(serve(MujocoRobot(MujocoConfig(path)), mode=mode).url)
+    env.reset()
+    with pytest.raises((RobotFaultError, SensorError), match="became unstable|thread failed"):
+        for _ in range(50):
+            *_, truncated, info = env.step(np.array([1.0, 0.0], np.float32))
+            if truncated:
+                raise SensorError(str(info["remote"]["stale"]))
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+    env.reset()
 
 
 # Pictures
