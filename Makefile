@@ -4,7 +4,7 @@
 # make wheel    builds the wheel and tries it in an empty environment
 # make coverage the protocol core and what guards the robot must be covered, every branch
 # make fuzz     the property tests with many more examples, a million actions, 1e5 rules (minutes)
-# make bench    what a step costs, of one robot and of several, and what the guard costs
+# make bench    what a step costs, of one robot and of several, the guard, and learning (minutes)
 # make reliability  what holds when things go wrong, as a table (a quarter of an hour)
 # make soak     the long ones of that: a million steps, a thousand connections (half an hour)
 # make golden   writes the golden frames anew, after a change on the wire
@@ -73,6 +73,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/vector_step.py
+	$(BIN)/python benchmarks/learning.py
 
 reliability: $(INSTALLED)
 	$(BIN)/python benchmarks/reliability.py
