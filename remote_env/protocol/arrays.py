@@ -152,13 +152,19 @@ class Layout(Sequence[ArraySpec]):
 
     Attributes:
         nbytes: Bytes from the start of the payload to the end of the last array.
+        places: Dtype, shape and number of bytes of each array, and where in the payload it begins.
     """
 
-    __slots__ = ("_specs", "nbytes")
+    __slots__ = ("_specs", "nbytes", "places")
 
     def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
         self._specs = tuple(specs)
-        _, self.nbytes = place(spec.nbytes for spec in self._specs)
+        sizes = [spec.nbytes for spec in self._specs]
+        offsets, self.nbytes = place(sizes)
+        self.places = tuple(
+            (spec.dtype, spec.shape, size, offset)
+            for spec, size, offset in zip(self._specs, sizes, offsets, strict=True)
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

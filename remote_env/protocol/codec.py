@@ -110,7 +110,7 @@ _SCHEMAS: Final = {
 def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS) -> list[Buffer]:
     """Turn a message into a frame.
 
-    Copies arrays under 16 KiB once; larger ones go by reference: do not write into them
+    Copies arrays under 16 KiB; larger ones go by reference: do not write into them
     until the frame has left.
 
     Args:
@@ -199,11 +199,10 @@ def _assemble(
     position = 0  # in the frame, where `current` begins
     for array, offset in zip(arrays, offsets, strict=True):
         current += bytes(start + offset - position - len(current))
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         if array.nbytes < _COPY_BELOW:
-            current += flat
+            current += array.tobytes()
         else:
-            parts += [current, flat]
+            parts += [current, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
             position = start + offset + array.nbytes
             current = bytearray()
     if current:
@@ -303,24 +302,22 @@ def _agreed_layout(schema: _Schema, header: dict[str, object], layouts: Layouts)
 
 
 def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list[NDArray[Any]]:
-    described = [(spec.dtype, spec.shape, spec.nbytes) for spec in layout]
+    places, end = list(layout.places), layout.nbytes
     if not isinstance(raw_extra, list):
         raise RemoteProtocolError("arrays must be a list of [dtype, shape]")
     for entry in raw_extra:
         if not isinstance(entry, list) or len(entry) != 2:
             raise RemoteProtocolError("an array must be described as [dtype, shape]")
         dtype, shape = read_dtype(entry[0]), read_shape(entry[1])
-        described.append((dtype, shape, math.prod(shape) * dtype.itemsize))
-    offsets, end = place(nbytes for _, _, nbytes in described)
+        places.append((dtype, shape, math.prod(shape) * dtype.itemsize, aligned(end)))
+        end = aligned(end) + places[-1][2]
     if end != len(payload):
         raise RemoteProtocolError(
             f"the payload has {len(payload)} bytes, and the agreed arrays take {end}"
         )
     return [
-        np.frombuffer(payload[offset : offset + nbytes], dtype).reshape(shape)
-        if nbytes
-        else np.empty(shape, dtype)
-        for (dtype, shape, nbytes), offset in zip(described, offsets, strict=True)
+        np.ndarray(shape, dtype, payload, offset) if nbytes else np.empty(shape, dtype)
+        for dtype, shape, nbytes, offset in places
     ]
 
 

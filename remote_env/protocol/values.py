@@ -39,6 +39,8 @@ Value: TypeAlias = (
     None | bool | int | float | str | bytes | list[Any] | tuple[Any, ...] | dict[Any, Any] | Any
 )
 MAX_DEPTH: Final = 16
+# What msgpack writes as it is, whatever its value.
+_PLAIN: Final = frozenset({float, bool, bytes, type(None)})
 # Of one list or map. Longer ones are refused before they are read: a 64 KiB header can hold
 # that many empty lists, and each costs a Python object.
 MAX_ITEMS: Final = 1024
@@ -109,8 +111,12 @@ def _pack_map(
     value: Mapping[Any, Any], arrays: list[NDArray[Any]], path: str, depth: int
 ) -> dict[str, object]:
     packed: dict[Any, object] = {}
-    is_plain = True
+    is_plain, may_hold = True, depth < MAX_DEPTH
     for key, item in value.items():
+        if may_hold and type(key) is str and type(item) in _PLAIN and key.isascii():
+            is_plain = is_plain and not key.startswith("$")
+            packed[key] = item  # what most of info is; to write its path takes longer than this
+            continue
         if not isinstance(key, (str, int)) or isinstance(key, (bool, np.generic)):
             raise UnsupportedValueError(f"{path} has the key {key!r:.40}; keys are str or int")
         is_plain = is_plain and isinstance(key, str) and not key.startswith("$")

