@@ -23,6 +23,13 @@ def nested(depth):
     return value
 
 
+def nested_maps(depth):
+    value = None
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 @given(values)
 def test_every_value_comes_back_with_its_exact_types(value):
     assert exactly(there_and_back(value)) == exactly(value)
@@ -94,7 +101,9 @@ def test_an_array_that_is_not_contiguous_is_copied():
         ({np.str_("a"): 1}, "keys are str or int"),
         ({2**64: 1}, "64 bits"),
         ({"\udcff": 1}, "not Unicode"),
+        ({"\udcff": None}, "not Unicode"),
         (nested(MAX_DEPTH + 1), "nested deeper"),
+        (nested_maps(MAX_DEPTH - 1), "nested deeper"),  # in two others: None alone is too deep
     ],
 )
 def test_what_the_wire_cannot_carry_is_refused_with_its_path(value, reason):
