@@ -251,6 +251,6 @@ def test_estop_and_release_from_the_command_line(serve, capsys):
 def test_estop_of_a_robot_that_is_not_there_says_so_soon(capsys):
     began = time.monotonic()
     assert main(["estop", "ws://127.0.0.1:9"]) == 1
-    assert time.monotonic() - began < 5  # it is tried again, for 2 s
+    assert time.monotonic() - began < 10  # it is tried again, for --timeout, which is 5 s
     assert "nothing listens" in capsys.readouterr().err
     assert math.isfinite(began)

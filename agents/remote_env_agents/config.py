@@ -46,12 +46,14 @@ class Hyperparameters:
         learning_rate: Of the optimiser.
         gamma: Discount for each step.
         batch_size: Transitions in each gradient step.
+        rollout: Steps of all robots together between two updates; ppo only.
     """
 
     net_arch: tuple[int, ...] | None = None
     learning_rate: float | None = None
     gamma: float | None = None
     batch_size: int | None = None
+    rollout: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -69,6 +71,11 @@ class Hyperparameters:
             raise ConfigurationError(f"gamma must be between 0 and 1, not {self.gamma}")
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigurationError(f"batch_size must be 2 or more, not {self.batch_size}")
+        if self.rollout is not None and self.rollout < (self.batch_size or 2):
+            raise ConfigurationError(
+                f"rollout must be at least a batch, not {self.rollout}; learn from less with a "
+                "smaller batch_size"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,8 @@ class TrainConfig:
             )
         if self.her and self.algo == "ppo":
             raise ConfigurationError("her needs a replay buffer, which ppo has not; use algo sac")
+        if self.hyperparameters.rollout is not None and self.algo != "ppo":
+            raise ConfigurationError(f"{self.algo} learns from a buffer; only ppo has rollouts")
         if self.resume is not None and self.algo != "ppo":
             raise ConfigurationError(
                 f"{self.algo} cannot resume: its replay buffer is not saved; only ppo can"

@@ -107,7 +107,7 @@ def resolve(config: TrainConfig, *, robots: int, longest: int | None, pictures: 
     # 64x64 is too small for what her makes of a reach (0 of 4 runs learned it in 10,000 steps).
     width = 64 if is_ppo or not config.her else 256
     if is_ppo:
-        extra = _ppo(robots, batch_size, config.steps)
+        extra = _ppo(robots, batch_size, min(given.rollout or _PPO_ROLLOUT, config.steps))
     else:
         extra = _off_policy(config, robots=robots, longest=longest, pictures=pictures)
     return Preset(
@@ -119,10 +119,10 @@ def resolve(config: TrainConfig, *, robots: int, longest: int | None, pictures: 
     )
 
 
-def _ppo(robots: int, batch_size: int, steps: int) -> dict[str, Any]:
+def _ppo(robots: int, batch_size: int, rollout: int) -> dict[str, Any]:
     # A rollout of whole batches, whatever the number of robots.
     unit = batch_size // math.gcd(batch_size, robots)
-    n_steps = max(1, round(min(_PPO_ROLLOUT, steps) / robots / unit)) * unit
+    n_steps = max(1, round(rollout / robots / unit)) * unit
     return {"n_steps": n_steps, "n_epochs": 10}
 
 

@@ -18,6 +18,7 @@ URL = "ws://127.0.0.1:9"
         ({"success_at": 95.0}, "success_at is a rate"),
         ({"her": True}, "her needs a replay buffer, which ppo has not"),
         ({"algo": "sac", "resume": "policy.zip"}, "sac cannot resume"),
+        ({"algo": "sac", "hyperparameters": Hyperparameters(rollout=512)}, "only ppo has rollouts"),
         (
             {"resume": "policy.zip", "hyperparameters": Hyperparameters(gamma=0.9)},
             "resume keeps the hyperparameters",
@@ -36,6 +37,7 @@ def test_a_training_that_makes_no_sense_is_refused(options, message):
         ({"learning_rate": 3.0}, "learning_rate must be between 0 and 1, not 3.0"),
         ({"gamma": 1.1}, "gamma must be between 0 and 1"),
         ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"batch_size": 64, "rollout": 32}, "rollout must be at least a batch, not 32"),
     ],
 )
 def test_hyperparameters_that_make_no_sense_are_refused(options, message):
