@@ -121,7 +121,8 @@ class Observer:
     def close(self) -> None:
         """Stop, and wait for the connection to end, at most about two seconds. Idempotent."""
         self.stop()
-        thread = self._thread
+        with self._starting:  # another thread may be about to
+            thread = self._thread
         if thread is not None and os.getpid() == self._pid:
             thread.join(timeout=2.0)
 

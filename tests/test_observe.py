@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from beside import wait_for
+from beside import Beside, wait_for
 from sample_robots import Counter, Rig
 from watching import threads
 
@@ -124,6 +124,24 @@ def test_leaving_the_block_ends_the_thread_and_the_connection(serve):
     assert is_quiet()
     wait_for(lambda: server.statistics()["observers"]["observers"] == 0)
     observer.close()
+
+
+def test_one_that_is_closed_while_it_starts_ends(counter, monkeypatch):
+    start, is_starting = threading.Thread.start, threading.Event()
+
+    def start_late(thread):
+        if thread.name == "remote-env observer":
+            is_starting.set()
+            time.sleep(0.2)  # the moment in which another thread may close it
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    observer = remote_env.observe(counter.server.url)
+    watching = Beside(lambda: next(observer, None))
+    assert is_starting.wait(5)
+    observer.close()
+    assert watching.join().error is None
+    assert is_quiet()
 
 
 def test_one_that_nobody_refers_to_is_stopped(serve):

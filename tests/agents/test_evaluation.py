@@ -53,7 +53,8 @@ def test_a_robot_that_dies_in_between_costs_no_seed(serve):
     evaluation = evaluate(straight_to_the_goal, [server.url, other], episodes=25, seed=0)
     assert seeds_of(evaluation) == list(range(25))
     assert {episode.robot for episode in evaluation.spoiled} <= {server.url}
-    assert len(evaluation.of_robot(server.url).episodes) == 3
+    # As far as it came before it died; on a busy machine the other may have done more.
+    assert len(evaluation.of_robot(server.url).episodes) <= 3
     assert evaluation.missing == ()
 
 
