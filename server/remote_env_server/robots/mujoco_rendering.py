@@ -55,7 +55,7 @@ def load_model(path: Path, *, quality: Quality, height: int, width: int) -> Any:
         spec.visual.global_.offwidth = max(width, 1)
         return spec.compile()
     except (ValueError, OSError) as error:
-        raise ConfigurationError(f"MuJoCo cannot load {path}: {error}") from error
+        raise ConfigurationError(f"MuJoCo cannot load {path}: {str(error).strip()}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

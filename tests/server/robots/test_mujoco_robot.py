@@ -240,6 +240,15 @@ def test_mujoco_is_told_what_works_before_it_is_imported(monkeypatch):
         assert os.environ["MUJOCO_GL"] == told
 
 
+def test_where_egl_does_not_work_osmesa_is_taken(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(headless, "_loads", lambda library: "OSMesa" in library)
+    headless.find.cache_clear()
+    assert headless.find() == ("osmesa", "")
+    monkeypatch.undo()
+    headless.find.cache_clear()
+
+
 def test_what_mujoco_gl_says_counts(monkeypatch):
     for asked, found in [("osmesa", "osmesa"), ("EGL", "egl"), ("off", "")]:
         monkeypatch.setenv("MUJOCO_GL", asked)
