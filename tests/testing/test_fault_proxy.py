@@ -385,6 +385,8 @@ def test_a_connection_that_was_idle_in_a_blackhole_goes_on(way, proxy):
 @pytest.mark.parametrize("end", [reset, socket.socket.close], ids=["rst", "fin"])
 def test_the_end_of_a_connection_is_lost_in_a_blackhole(way, proxy, end):
     _, sender, receiver = way
+    sender.sendall(b"hi")  # a reset before the proxy knows its connection is a failed connection
+    assert read(receiver, 2) == b"hi"
     proxy.blackhole()
     end(sender)
     [connection] = proxy._loop._connections
