@@ -64,6 +64,21 @@ class Counter(Robot):
         self.closed = True
 
 
+class Gated(Counter):
+    """Counts, and does nothing before it is let go; ``is_in`` says that it waits for that."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_in = threading.Event()
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def apply_action(self, action):
+        self.is_in.set()
+        self.may_go.wait(20)
+        super().apply_action(action)
+
+
 class Clipping(Counter):
     out_of_bounds = OutOfBounds.CLIP
 

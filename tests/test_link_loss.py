@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from beside import Beside, wait_for
-from sample_robots import Counter
+from sample_robots import Counter, Gated
 
 from remote_env import RobotClient, errors
 from remote_env.testing import Direction, FaultProxy
@@ -18,17 +18,14 @@ TO_SERVER, TO_CLIENT = Direction.TO_SERVER, Direction.TO_CLIENT
 ONE = np.ones(2, np.float32)
 
 
-class Machine(Counter):
-    """Counts, and does nothing before it is let go; ``is_in`` says that it waits for that."""
+class Machine(Gated):
+    """A gated robot that also waits in a reset, and tells how often it was reset."""
 
     def __init__(self):
         super().__init__()
         self.resets = 0
         self.cancelled = 0
         self.is_homing = False
-        self.is_in = threading.Event()
-        self.may_go = threading.Event()
-        self.may_go.set()
 
     def reset(self, *, seed=None, options=None):
         self.resets += 1
@@ -41,11 +38,6 @@ class Machine(Counter):
             self.cancelled += 1
             raise
         return super().reset(seed=seed, options=options)
-
-    def apply_action(self, action):
-        self.is_in.set()
-        self.may_go.wait(20)
-        super().apply_action(action)
 
     def block(self):
         self.is_in.clear()

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from beside import Beside, wait_for
-from sample_robots import Counter
+from sample_robots import Counter, Gated
 
 from remote_env import RobotClient, errors
 from remote_env.testing import Direction, FaultProxy
@@ -17,24 +17,9 @@ TO_SERVER, TO_CLIENT = Direction.TO_SERVER, Direction.TO_CLIENT
 ONE = np.ones(2, np.float32)
 
 
-class Machine(Counter):
-    """Counts when it is let go."""
-
-    def __init__(self):
-        super().__init__()
-        self.is_in = threading.Event()
-        self.may_go = threading.Event()
-        self.may_go.set()
-
-    def apply_action(self, action):
-        self.is_in.set()
-        self.may_go.wait(20)
-        super().apply_action(action)
-
-
 @pytest.fixture
 def robot():
-    robot = Machine()
+    robot = Gated()
     yield robot
     robot.may_go.set()
 
@@ -86,7 +71,7 @@ def test_a_step_in_two_halves_is_a_step(serve, connect):
 
 
 def test_several_robots_move_at_once(serve, connect):
-    robots = [Machine(), Machine(), Machine()]
+    robots = [Gated(), Gated(), Gated()]
     for robot in robots:
         robot.may_go.clear()
     envs = [connect(serve(robot).url) for robot in robots]
