@@ -27,7 +27,6 @@ from remote_env.errors import (
     ResetCancelledError,
 )
 from remote_env.identity import default_owner, make_hello
-from remote_env.keeper import keep_alive
 from remote_env.protocol import (
     EmergencyStop,
     EmergencyStopped,
@@ -190,7 +189,6 @@ class RobotClient(SharedSession):
                 raise ResetCancelledError(f"the reset of {self.url} was cancelled; nothing moved")
             # Before the answer: also a reset that fails half-way leaves us with the lease.
             self._may_hold_lease = True
-            keep_alive(self)
             self._channel.waiting = waiting
             try:
                 return self._note(self._request(make, left), ResetDone)

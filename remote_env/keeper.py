@@ -1,8 +1,8 @@
 """A sign of life for every connection of this process, while no call is in progress.
 
 A learner that is silent between calls is healthy: a policy update takes seconds. One daemon
-thread sends a heartbeat on each connection that may hold a lease; a call in progress is
-itself a sign of life, and then the thread passes by.
+thread answers the pings of each connection, and sends a heartbeat on each that may hold a
+lease; a call in progress is itself a sign of life, and then the thread passes by.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ Not safe from several threads, but for ``give_up`` and ``break_link``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from remote_env.clock import ClockOffset
@@ -163,11 +165,26 @@ class Session:
         """
         if self._link is None or self._connection is None:
             raise ConnectionLostError(f"there is no connection to {self.url}")
-        frame = self._connection.send(message)
+        link, frame = self._link, self._connection.send(message)
+        with self._noticing_loss():
+            link.send(frame)
+
+    def serve_control_frames(self) -> None:
+        """Answer the pings of the link, while nobody waits for an answer.
+
+        Raises:
+            ConnectionLostError: As ``say``.
+        """
+        if self._link is not None:
+            with self._noticing_loss():
+                self._link.serve_control_frames()
+
+    @contextlib.contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
         try:
-            self._link.send(frame)
+            yield
         except ConnectionLostError:
-            if not self._connection.unanswered:
+            if self._connection is not None and not self._connection.unanswered:
                 self._cut_lost()
             raise
 

@@ -21,7 +21,7 @@ from remote_env.asking import Answer
 from remote_env.channel import Channel
 from remote_env.closing import close_soon, take_last_turn
 from remote_env.errors import DeadlineExceededError, LocalProtocolError, RemoteEnvError
-from remote_env.keeper import stop_keeping
+from remote_env.keeper import keep_alive, stop_keeping
 from remote_env.protocol import Heartbeat, Message, Release
 from remote_env.session import MakeHello
 from remote_env.spec import RobotSpec
@@ -123,6 +123,7 @@ class SharedSession:
                     self._channel.drop()
                     raise
                 self._spec_hash = welcome.spec_hash
+                keep_alive(self)
                 logger.info("connected to %s at %s", self.spec.name, self.url)
             return self.spec
 
@@ -132,13 +133,15 @@ class SharedSession:
         return self._spec_hash
 
     def heartbeat(self) -> None:
-        """Show a sign of life, unless a call is in progress, which is one itself."""
+        """Show signs of life, unless a call is in progress, which is one itself."""
         if os.getpid() != self._pid:
             return
         with self._turns.lend() as may_use:
             try:
-                if may_use and self._channel.has_link and self._may_hold_lease:
-                    self._channel.say(Heartbeat())
+                if may_use and self._channel.has_link:
+                    self._channel.serve_control_frames()
+                    if self._may_hold_lease:
+                        self._channel.say(Heartbeat())
             except RemoteEnvError as error:
                 # The next call will resume, and has somebody to tell if it cannot.
                 logger.debug("no heartbeat to %s: %s", self.url, error)

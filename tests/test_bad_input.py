@@ -5,6 +5,7 @@ import gc
 import logging
 import multiprocessing
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ from gymnasium import spaces
 from sample_robots import Counter, Limited, Rig
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosedError
+from wires import server_sockets
 
 import remote_env
 from remote_env import errors
@@ -63,17 +65,33 @@ def test_a_port_that_never_answers_is_given_up_in_time(connect):
 
 
 def test_a_connection_that_is_reset_within_the_handshake_has_failed(connect, monkeypatch):
-    # Not provoked: it depends on which of the library's threads sees the reset first.
+    # The plain path is not provoked: it depends on which of the library's threads sees it first.
     def fail(*args, sock, **options):
         sock.close()
         raise ConnectionClosedError(None, None)
 
-    monkeypatch.setattr("remote_env.transport.websocket.websocket_connect", fail)
+    monkeypatch.setenv("REMOTE_ENV_FAST", "0")
+    monkeypatch.setattr("remote_env.transport.connecting.websocket_connect", fail)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(errors.ConnectFailedError, match="takes the connection and drops it"),
     ):
         connect(f"ws://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_connection_that_is_reset_instead_of_an_answer_has_failed(connect):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drop():
+            peer, _ = server.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        with pytest.raises(errors.ConnectFailedError, match="takes the connection and drops it"):
+            connect(f"ws://127.0.0.1:{server.getsockname()[1]}")
+        dropping.join()
 
 
 def test_another_websocket_server_is_recognised(connect):
@@ -269,8 +287,8 @@ def test_a_reset_whose_connection_breaks_is_asked_again_and_executed_once(serve,
     class Breaking(Counter):
         def reset(self, *, seed=None, options=None):
             resets.append(seed)
-            for connection in list(server._listeners[0]._connections):
-                connection.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            for sock in server_sockets(server):
+                sock.shutdown(socket.SHUT_RDWR)
             return super().reset(seed=seed, options=options)
 
     server = serve(Breaking())

@@ -252,11 +252,11 @@ def test_who_does_not_know_whether_the_link_stands_does_not_say_so(serve, connec
 
     is_in, may_go = threading.Event(), threading.Event()
     with FaultProxy(serve(Stuck()).url) as proxy:
-        env = connect(proxy.url, step_timeout=0.4)
+        env = connect(proxy.url, step_timeout=0.36)
         env.reset()
         stepping = Beside(lambda: env.step(ONE))
         assert is_in.wait(5)
-        time.sleep(0.12)  # a ping came back
+        time.sleep(0.11)  # a ping came back, and after 0.3 s of silence the link is lost
         proxy.blackhole()
         error = stepping.join().error
         may_go.set()

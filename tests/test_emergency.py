@@ -10,8 +10,8 @@ from remote_env import emergency_stop, errors, release_stop
 from remote_env.emergency import _PAUSE
 from remote_env.testing import FaultProxy
 from remote_env.transport import connect as open_link
-from remote_env.transport import websocket_server
-from remote_env.transport.websocket_server import WebSocketListener
+from remote_env.transport import websocket_listener
+from remote_env.transport.listening import WebSocketListener
 
 TOKEN = "a token of sixteen characters"
 
@@ -40,7 +40,7 @@ def assert_pressed(pressing, server):
 @pytest.fixture
 def full(serve):
     """A server with room for one, who is there."""
-    listener = WebSocketListener(
+    listener = websocket_listener(
         "127.0.0.1", 0, max_frame_size=1 << 20, max_reply_size=1 << 20, max_connections=1
     )
     server = serve(Counter(), listeners=[listener])
@@ -58,7 +58,7 @@ def test_it_is_pressed_also_if_the_server_is_full(full):
 
 
 def test_the_room_for_it_is_bounded_and_given_back(full, monkeypatch):
-    monkeypatch.setattr(websocket_server, "_BRIEF", 0.5)
+    monkeypatch.setattr(WebSocketListener, "brief", 0.5)
     brief = [
         open_link(full.url, timeout=5, max_frame_size=1 << 20, is_brief=True) for _ in range(8)
     ]
@@ -72,8 +72,8 @@ def test_the_room_for_it_is_bounded_and_given_back(full, monkeypatch):
 
 
 def test_it_is_pressed_as_soon_as_a_full_server_has_room(serve, monkeypatch):
-    monkeypatch.setattr(websocket_server, "_RESERVE", 0)
-    listener = WebSocketListener(
+    monkeypatch.setattr(WebSocketListener, "reserve", 0)
+    listener = websocket_listener(
         "127.0.0.1", 0, max_frame_size=1 << 20, max_reply_size=1 << 20, max_connections=1
     )
     server = serve(Counter(), listeners=[listener])

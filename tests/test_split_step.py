@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from beside import Beside, wait_for
 from sample_robots import Counter, Gated
+from wires import knows_its_end
 
 from remote_env import RobotClient, errors
 from remote_env.testing import Direction, FaultProxy
@@ -207,7 +208,7 @@ def test_a_heartbeat_into_a_link_that_broke_does_not_lose_the_answer(robot, serv
     env.send_step(ONE)
     wait_for(lambda: robot.actions)
     server.stop()
-    wait_for(lambda: env._client._channel._link._connection.protocol.close_code is not None)
+    wait_for(lambda: knows_its_end(env._client._channel._link))
     env._client.heartbeat()
     assert_counted(env, env.receive_step())
 

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from remote_env.errors import ConfigurationError
-from remote_env.transport import inprocess, websocket
-from remote_env.transport.base import Frame, FrameHandler, FrameSink, Link, Listener, join
+from typing import Any
 
-__all__ = ["Frame", "FrameHandler", "FrameSink", "Link", "Listener", "connect", "join"]
+from remote_env.errors import ConfigurationError
+from remote_env.transport import connecting, fast_frames, inprocess
+from remote_env.transport.base import Frame, FrameHandler, FrameSink, Link, Listener, join
+from remote_env.transport.fast_listener import FastListener
+from remote_env.transport.listening import WebSocketListener
+
+__all__ = [
+    "Frame",
+    "FrameHandler",
+    "FrameSink",
+    "Link",
+    "Listener",
+    "connect",
+    "join",
+    "websocket_listener",
+]
+
+
+def websocket_listener(host: str, port: int, **options: Any) -> WebSocketListener:
+    """Return what listens for WebSockets, with the options of ``WebSocketListener``.
+
+    In the fast lane, unless ``REMOTE_ENV_FAST=0``.
+    """
+    if fast_frames.is_available():
+        return FastListener(host, port, **options)
+    from remote_env.transport.websocket_server import PlainListener
+
+    return PlainListener(host, port, **options)
 
 
 def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = False) -> Link:
@@ -25,8 +50,8 @@ def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = F
     """
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
-    if separator and rest and scheme in websocket.SCHEMES:
-        return websocket.connect(
+    if separator and rest and scheme in connecting.SCHEMES:
+        return connecting.connect(
             url, timeout=timeout, max_frame_size=max_frame_size, is_brief=is_brief
         )
     if separator and rest and scheme == inprocess.SCHEME:

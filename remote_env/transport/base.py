@@ -28,7 +28,7 @@ def join(frame: Frame) -> bytearray:
 
 
 class Link(Protocol):
-    """The client's end of one connection. Not safe from several threads at once."""
+    """The client's end of one connection. Not safe from several threads at once, but for abort."""
 
     def send(self, frame: Frame) -> None:
         """Send one frame; blocks until the operating system has it.
@@ -37,13 +37,22 @@ class Link(Protocol):
             ConnectionLostError: If the connection is gone.
         """
 
-    def receive(self, timeout: float) -> bytearray:
-        """Return the next frame, in memory that is the caller's own.
+    def receive(self, timeout: float) -> Buffer:
+        """Return the next frame, in writable memory that is the caller's own.
+
+        It stays so for as long as anything refers to it, a view or an array in it.
 
         Raises:
             DeadlineExceededError: If none came within ``timeout`` seconds.
             ConnectionLostError: If the connection is gone.
             RemoteProtocolError: If the peer sent something that is no frame.
+        """
+
+    def serve_control_frames(self) -> None:
+        """Answer the peer's pings while nobody receives; never waits. Frames that come are kept.
+
+        Raises:
+            ConnectionLostError: If the connection is gone.
         """
 
     def idle_for(self) -> float:
@@ -66,10 +75,10 @@ class FrameSink(Protocol):
     peer_name: str
 
     def send(self, frame: Frame) -> None:
-        """Send one frame; never blocks, and does nothing if the connection is gone.
+        """Send one frame; never waits, and does nothing if the connection is gone.
 
-        Arrays in the frame must not be written to until it has left; a transport keeps a
-        reference to them until then.
+        Read-only buffers in the frame must stay as they are until it has left: a transport may
+        keep references to them until then. Of others it has a copy before this returns.
         """
 
     def backlog(self) -> int:

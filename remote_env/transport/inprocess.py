@@ -59,6 +59,9 @@ class InProcessLink:
         self._count(-len(frame))
         return frame
 
+    def serve_control_frames(self) -> None:
+        """See ``Link.serve_control_frames``; there are none."""
+
     def idle_for(self) -> float:
         """See ``Link.idle_for``; nothing is lost on the way within a process."""
         return 0.0

@@ -19,8 +19,8 @@ from remote_env.errors import ConfigurationError
 from remote_env.protocol import Limits, Value
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, RobotSpec
-from remote_env.transport import Listener
-from remote_env.transport.websocket_server import WebSocketListener, is_loopback
+from remote_env.transport import Listener, websocket_listener
+from remote_env.transport.listening import is_loopback
 from remote_env.version import __version__
 from remote_env_server.control import ControlLoop
 from remote_env_server.describe import modes_of, read_mode
@@ -208,8 +208,8 @@ class RobotServer:
             listener.start(self._session.accept)
         logger.debug("%s served at %s in %s", spec.name, self.url, spec.mode.value)
 
-    def _websocket(self, spec: RobotSpec, frame_size: int) -> WebSocketListener:
-        return WebSocketListener(
+    def _websocket(self, spec: RobotSpec, frame_size: int) -> Listener:
+        return websocket_listener(
             self._host,
             self._port,
             max_frame_size=frame_size,

@@ -11,6 +11,7 @@ from beside import wait_for
 from gymnasium import spaces
 from sample_robots import Rig
 from watching import RawObserver, threads
+from wires import waiting_for
 
 from remote_env.errors import AccessDeniedError, ConfigurationError
 from remote_env.protocol import EmergencyStop, Observe, Observing, Ping, Pong
@@ -212,7 +213,7 @@ def test_a_stalled_observer_costs_one_frame_and_what_it_misses_is_counted(serve,
         def step_until_dropped():
             nonlocal largest
             env.step(np.zeros(1, np.float32))
-            largest = max(largest, peer._sink._connection.transport.get_write_buffer_size())
+            largest = max(largest, waiting_for(peer._sink))
             return observers_of(server)["dropped"] > 20
 
         wait_for(step_until_dropped, timeout=30)
@@ -291,7 +292,7 @@ def test_observers_that_come_and_leave_change_nothing(counter, env, serve, conne
             if step % 2:
                 gone.close()
             else:
-                gone.link._connection.socket.close()  # without a word
+                gone.link.abort()  # without a word
 
     watched = trajectory(env, between=come_and_leave)
     np.testing.assert_array_equal(watched, alone)

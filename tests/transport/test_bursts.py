@@ -7,12 +7,17 @@ from beside import wait_for
 from sample_robots import Counter
 from watching import RawObserver
 from websockets.frames import Frame, Opcode
+from wires import client_socket
 
 from remote_env import RobotClient, errors
 from remote_env.protocol import GetStatistics, Probe
 from remote_env.transport import websocket_server
+from remote_env.transport.fast_server import FastConnection
 
 COUNT = 1200
+
+
+pytestmark = pytest.mark.usefixtures("lane")
 
 
 def send_at_once(peer, messages):
@@ -20,21 +25,27 @@ def send_at_once(peer, messages):
     frames = (b"".join(peer.connection.send(message)) for message in messages)
     raw = b"".join(Frame(Opcode.BINARY, frame).serialize(mask=True) for frame in frames)
     assert len(raw) < 64 << 10
-    peer.link._connection.socket.sendall(raw)
+    client_socket(peer.link).sendall(raw)
 
 
 @pytest.fixture
 def written(monkeypatch):
     """What the server writes: to whom, and how much waits for that one then."""
     log = []
-    broadcast = websocket_server.broadcast
+    broadcast, send = websocket_server.broadcast, FastConnection.send
 
-    def note(connections, data):
+    def note_broadcast(connections, data):
         broadcast(connections, data)
         (connection,) = connections
-        log.append((connection, connection.transport.get_write_buffer_size()))
+        host, port = connection.remote_address
+        log.append((f"{host}:{port}", connection.transport.get_write_buffer_size()))
 
-    monkeypatch.setattr(websocket_server, "broadcast", note)
+    def note_send(connection, frame):
+        send(connection, frame)
+        log.append((connection.peer_name, connection._outbox.size))
+
+    monkeypatch.setattr(websocket_server, "broadcast", note_broadcast)
+    monkeypatch.setattr(FastConnection, "send", note_send)
     return log
 
 
@@ -55,9 +66,9 @@ def test_a_burst_of_one_peer_delays_the_others_by_a_frame_and_no_more(serve, wri
             assert peer.receive(timeout=10) is not None
         is_over.set()
         pinging.join()
-    address = peer.link._connection.socket.getsockname()
+    host, port = client_socket(peer.link).getsockname()
     peer.close()
-    is_of_burst = [connection.remote_address == address for connection, _ in written]
+    is_of_burst = [name == f"{host}:{port}" for name, _ in written]
     first = is_of_burst.index(True) + 1  # the welcome
     first += is_of_burst[first:].index(True)
     last = len(is_of_burst) - is_of_burst[::-1].index(True)

@@ -14,8 +14,9 @@ from remote_env.errors import (
     DeadlineExceededError,
 )
 from remote_env.transport import connect
+from remote_env.transport.fast_listener import FastListener
 from remote_env.transport.inprocess import InProcessListener
-from remote_env.transport.websocket_server import WebSocketListener
+from remote_env.transport.websocket_server import PlainListener
 
 LARGE = 5 << 20
 
@@ -36,20 +37,30 @@ class ServerEnd:
         self.closed.set()
 
 
-def over_websocket():
-    return WebSocketListener("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=4 * LARGE)
+def over_websocket(kind):
+    return lambda: kind("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=4 * LARGE)
 
 
 def in_process():
     return InProcessListener("conformance")
 
 
-LISTENERS = {"websocket": over_websocket, "in-process": in_process}
+# Who listens, and whether clients take the fast lane. Both sides are plain WebSockets to each
+# other, so each lane must also do with the other one.
+LISTENERS = {
+    "fast": (over_websocket(FastListener), "1"),
+    "plain": (over_websocket(PlainListener), "0"),
+    "fast-to-plain": (over_websocket(PlainListener), "1"),
+    "plain-to-fast": (over_websocket(FastListener), "0"),
+    "in-process": (in_process, "1"),
+}
 
 
 @pytest.fixture(params=LISTENERS.values(), ids=LISTENERS.keys())
-def listener(request):
-    listener = request.param()
+def listener(request, monkeypatch):
+    make, is_fast = request.param
+    monkeypatch.setenv("REMOTE_ENV_FAST", is_fast)
+    listener = make()
     listener.accepted = queue.SimpleQueue()
 
     def accept(sink):

@@ -15,7 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, NegotiationEr
 from websockets.sync.client import connect as connect_websocket
 
 from remote_env.protocol.codec import WIRE_VERSION
-from remote_env.transport.websocket import SUBPROTOCOL
+from remote_env.transport.connecting import SUBPROTOCOL
+
+pytestmark = pytest.mark.usefixtures("lane")
 
 OPTIONS = {"subprotocols": [SUBPROTOCOL], "compression": None, "legacy": True, "proxy": None}
 

@@ -1,0 +1,72 @@
+"""What we ask of the system's sockets beyond what Python's socket module names."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import socket
+import struct
+import sys
+from typing import Final
+
+__all__ = ["set_timeout", "time_since_data", "tune_client", "unsent"]
+
+# Dead hosts: what was sent and not acknowledged for so long ends the connection.
+_USER_TIMEOUT_MS: Final = 5000
+# Where struct tcp_info (linux/tcp.h) has tcpi_last_data_recv, in ms.
+_LAST_DATA_RECEIVED: Final = 52
+# linux/sockios.h: how much of what the kernel was given it has not sent for the first time. On a
+# stalled connection that is megabytes, which the peer would see when they are old.
+_SIOCOUTQNSD: Final = 0x894B
+
+
+def set_timeout(sock: socket.socket, option: int, timeout: float) -> None:
+    """Set for how long a blocking call may block.
+
+    One system call less for each receive than ``socket.settimeout``, which polls first.
+
+    Args:
+        sock: Without a timeout of Python's.
+        option: ``SO_RCVTIMEO`` or ``SO_SNDTIMEO``.
+        timeout: In seconds; positive.
+    """
+    seconds, fraction = divmod(timeout, 1.0)
+    value = struct.pack("ll", int(seconds), max(int(fraction * 1e6), int(seconds == 0)))
+    sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+
+def tune_client(sock: socket.socket, timeout: float) -> None:
+    """Send at once, find dead hosts, and block in sending for no longer than ``timeout``.
+
+    Raises:
+        OSError: If the connection is lost already.
+    """
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+    # A peer that does not read must not block us for ever.
+    set_timeout(sock, socket.SO_SNDTIMEO, timeout)
+
+
+def time_since_data(sock: socket.socket) -> float:
+    """Return for how long not a byte has come in, in seconds; infinity where nobody knows."""
+    if sys.platform != "linux":
+        return math.inf
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+    except OSError:  # closed, or a Unix socket
+        return math.inf
+    (last_received,) = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)
+    return float(last_received) / 1e3
+
+
+def unsent(sock: socket.socket) -> int:
+    """Return how many bytes wait in the kernel for the peer to make room; 0 where unknown."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            raw = fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4))
+            return int(struct.unpack("i", raw)[0])
+    return 0
