@@ -27,10 +27,13 @@ import remote_env
 from remote_env.spec import Mode
 from remote_env_server import CameraConfig, ProprioConfig, Robot, RobotServer
 
-PAYLOADS: dict[str, tuple[tuple[int, int], ...]] = {
+# Height, width and whether it has depth, of each camera: the payloads of docs/performance.md.
+Sizes = tuple[tuple[int, int, bool], ...]
+PAYLOADS: dict[str, Sizes] = {
     "P0 proprio only": (),
-    "P3 84x84 image": ((84, 84),),
-    "P1 640x480 image": ((480, 640),),
+    "P3 84x84 image": ((84, 84, False),),
+    "P1 640x480 image": ((480, 640, False),),
+    "P2 the rig": ((480, 640, True), (720, 1280, False)),
 }
 BURST = 50
 
@@ -41,14 +44,17 @@ class Rig(Robot):
     modes = (Mode.LOCKSTEP,)
     action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
 
-    def __init__(self, sizes: tuple[tuple[int, int], ...]) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         """Declare cameras of these heights and widths."""
         self.sizes = sizes
         super().__init__()
 
     def camera_configs(self) -> list[CameraConfig]:
         """Declare the cameras."""
-        return [CameraConfig(f"cam{i}", h, w) for i, (h, w) in enumerate(self.sizes)]
+        return [
+            CameraConfig(f"cam{i}", h, w, has_depth=depth)
+            for i, (h, w, depth) in enumerate(self.sizes)
+        ]
 
     def proprio_configs(self) -> list[ProprioConfig]:
         """Declare three streams."""
@@ -60,6 +66,8 @@ class Rig(Robot):
             self.update_proprio(name, np.zeros(7, np.float32))
         for name, image in self.images.items():
             self.update_image(name, np.zeros_like(image))
+        for name, depth in self.depths.items():
+            self.update_depth(name, np.zeros_like(depth))
 
     def apply_action(self, action: Any) -> None:
         """Do nothing."""
@@ -74,7 +82,7 @@ def set_congestion(sock: socket.socket) -> None:
             return
 
 
-def serve(pipe: Connection, sizes: tuple[tuple[int, int], ...]) -> None:
+def serve(pipe: Connection, sizes: Sizes) -> None:
     """Serve the rig, and raw TCP: so many bytes for every request."""
     with RobotServer(Rig(sizes), port=0) as server, socket.create_server(("127.0.0.1", 0)) as raw:
         set_congestion(raw)
@@ -90,7 +98,7 @@ REQUEST = 200  # about what a step's request has
 
 
 @contextlib.contextmanager
-def rig(sizes: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
+def rig(sizes: Sizes) -> Iterator[tuple[str, int]]:
     """Start the server's process; yield the url and the raw port."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, sizes))
@@ -100,7 +108,7 @@ def rig(sizes: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
     process.kill()
 
 
-def measure(sizes: tuple[tuple[int, int], ...], seconds: float) -> dict[str, float]:
+def measure(sizes: Sizes, seconds: float) -> dict[str, float]:
     """Return medians and 99th percentiles in microseconds, and their ratio."""
     with rig(sizes) as (url, port), socket.create_connection(("127.0.0.1", port)) as raw:
         env = remote_env.RemoteRobotEnv(url)

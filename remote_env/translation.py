@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,8 @@ from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
 
 __all__ = ["Stepped", "Translator", "check_render_mode"]
+
+_LARGE: Final = 16 << 10  # bytes
 
 Stepped = tuple[Any, float, bool, bool, dict[str, Any]]  # as gymnasium.Env.step returns it
 
@@ -60,7 +62,8 @@ class Translator:
             streams: See ``RemoteRobotEnv``.
             flatten: See ``RemoteRobotEnv``.
             render_mode: See ``RemoteRobotEnv``.
-            keeps_last: Whether ``lose`` may be called, which needs a copy of each observation.
+            keeps_last: Whether ``lose`` may be called, which returns the last observation; where
+                the learner wrote into arrays of 16 KiB and more, that stands there too.
             age_of: Returns how long ago a moment of the server's clock was and by how much that
                 may be wrong, both in seconds; not needed in lockstep.
 
@@ -199,8 +202,11 @@ class Translator:
             self._pictures = [arrays[index].copy() for index in self._shown]
         observed = arrays[: len(self.observation.layout)]
         if self._keeps_last:
-            # Also a copy, for the step that finds the robot lost.
-            self._last_arrays = tuple(array.copy() for array in observed)
+            # For the step that finds the robot lost. Pictures are not copied for that: 0.5 ms
+            # for a step of 4.9 MB.
+            self._last_arrays = tuple(
+                array.copy() if array.nbytes < _LARGE else array for array in observed
+            )
             self._last_remote = {"step": steps, "time": done.time}
         return self.observation.unflatten(observed), {**done.info, "remote": remote}
 

@@ -32,7 +32,7 @@ from remote_env.protocol.messages import (
     wire_fields,
 )
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
-from remote_env.protocol.wiretypes import WireType
+from remote_env.protocol.wiretypes import ARRAYS, WireType
 
 __all__ = [
     "CLIENT_LIMITS",
@@ -91,7 +91,8 @@ class Layouts:
 @dataclass(frozen=True, slots=True)
 class _Schema:
     message_class: type[Message]
-    fields: tuple[tuple[str, WireType], ...]
+    # Name, wire type, and its ``exact``, which is asked for in every field of every message.
+    fields: tuple[tuple[str, WireType, type | None], ...]
     keys: frozenset[str]
     arrays: tuple[str, str] | None
 
@@ -99,7 +100,7 @@ class _Schema:
 _SCHEMAS: Final = {
     kind: _Schema(
         message_class,
-        wire_fields(message_class),
+        tuple((name, wire_type, wire_type.exact) for name, wire_type in wire_fields(message_class)),
         frozenset(name for name, _ in wire_fields(message_class)),
         arrays_field(message_class),
     )
@@ -146,14 +147,17 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
 def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> dict[str, object]:
     """Return the header; what the peer would refuse is refused here, by the same checks."""
     header: dict[str, object] = {}
-    for name, wire_type in schema.fields:
+    for name, wire_type, exact in schema.fields:
         value = getattr(message, name)
-        if wire_type.is_free:
-            value = pack_value(wire_type.check(value), extra, path=name)
-        else:
-            if isinstance(value, tuple):
-                value = [item.to_wire() if hasattr(item, "to_wire") else item for item in value]
-            wire_type.check(value)
+        if type(value) is not exact:
+            if wire_type.is_free:
+                value = pack_value(wire_type.check(value), extra, path=name)
+            else:
+                if wire_type is ARRAYS:
+                    value = [spec.to_wire() for spec in value]
+                elif isinstance(value, tuple):
+                    value = list(value)
+                wire_type.check(value)
         header[name] = value
     if extra:
         header[_EXTRA] = [[array.dtype.str, list(array.shape)] for array in extra]
@@ -169,7 +173,8 @@ def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequenc
             f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
         )
     for spec, array in zip(layout, arrays, strict=True):
-        spec.check(array)
+        if array.dtype is not spec.dtype or array.shape != spec.shape:
+            spec.check(array)
     return arrays
 
 
@@ -198,7 +203,8 @@ def _assemble(
     current += packed
     position = 0  # in the frame, where `current` begins
     for array, offset in zip(arrays, offsets, strict=True):
-        current += bytes(start + offset - position - len(current))
+        if padding := start + offset - position - len(current):
+            current += bytes(padding)
         if array.nbytes < _COPY_BELOW:
             current += array.tobytes()
         else:
@@ -281,9 +287,11 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     arrays = _read_arrays(view[start:], layout, raw_extra)
     extra = arrays[len(layout) :]
     fields: dict[str, Any] = {"id": message_id}
-    for name, wire_type in schema.fields:
+    for name, wire_type, exact in schema.fields:
         raw = header[name]
-        fields[name] = wire_type.check(unpack_value(raw, extra) if wire_type.is_free else raw)
+        if type(raw) is not exact:
+            raw = wire_type.check(unpack_value(raw, extra) if wire_type.is_free else raw)
+        fields[name] = raw
     if schema.arrays is not None:
         fields[schema.arrays[0]] = tuple(arrays[: len(layout)])
     return schema.message_class(**fields)
@@ -322,10 +330,12 @@ def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list
 
 
 def _unique_keys(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    if not pairs:
+        return {}
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key stands twice in a map")
-    if result and set(map(type, result)) != _TEXT_ONLY:
+    if set(map(type, result)) != _TEXT_ONLY:
         raise ValueError("map keys must be text")
     return result
 

@@ -62,6 +62,8 @@ def pack_value(value: Value, arrays: list[NDArray[Any]], *, path: str = "value")
     Raises:
         UnsupportedValueError: Naming the path and the type.
     """
+    if type(value) is dict and not value:  # as most infos are
+        return value
     return _pack(value, arrays, path, 0)
 
 
@@ -135,6 +137,8 @@ def unpack_value(raw: object, arrays: Sequence[NDArray[Any]]) -> Value:
     Raises:
         RemoteProtocolError: If a reserved map is malformed or the nesting is too deep.
     """
+    if not raw and type(raw) is dict:
+        return raw
     return _unpack(raw, arrays, 0)
 
 

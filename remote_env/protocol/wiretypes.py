@@ -67,21 +67,30 @@ class WireType:
         name: As ``docs/protocol.md`` says it.
         check: Returns the value, or raises ``RemoteProtocolError``.
         is_free: Whether it holds a free-form value, which may hold arrays.
+        exact: A type of which every value is right as it is, if there is one: to ask for it
+            takes a tenth of the time of ``check``.
     """
 
     name: str
     check: Callable[[object], Any]
     is_free: bool = False
+    exact: type | None = None
 
 
-def _checked(name: str, is_right: Callable[[Any], bool], *, is_free: bool = False) -> WireType:
+def _checked(
+    name: str,
+    is_right: Callable[[Any], bool],
+    *,
+    is_free: bool = False,
+    exact: type | None = None,
+) -> WireType:
     def check(raw: object) -> Any:
         if not is_right(raw):
             # Not repr: what a peer nests a thousand times overflows the stack.
             raise RemoteProtocolError(f"expected {name}, got {reprlib.repr(raw)}")
         return raw
 
-    return WireType(name, check, is_free)
+    return WireType(name, check, is_free, exact)
 
 
 def _list_of(
@@ -105,12 +114,22 @@ def optional(item: WireType) -> WireType:
         f"{item.name} or nil",
         lambda raw: None if raw is None else item.check(raw),
         item.is_free,
+        exact=type(None),
     )
 
 
-UINT: Final = _checked("uint", lambda raw: type(raw) is int and raw >= 0)
-FLOAT: Final = _checked("float", lambda raw: isinstance(raw, float))
-BOOL: Final = _checked("bool", lambda raw: type(raw) is bool)
+
+
+def _check_uint(raw: object) -> int:
+    # By itself, and not by _checked: four fields of every answer are of this type.
+    if type(raw) is int and raw >= 0:
+        return raw
+    raise RemoteProtocolError(f"expected uint, got {reprlib.repr(raw)}")
+
+
+UINT: Final = WireType("uint", _check_uint)
+FLOAT: Final = _checked("float", lambda raw: isinstance(raw, float), exact=float)
+BOOL: Final = _checked("bool", lambda raw: type(raw) is bool, exact=bool)
 TEXT: Final = _checked("text", lambda raw: isinstance(raw, str) and len(raw) <= 4096)
 TEXTS: Final = _list_of(TEXT, most=1024)
 BYTES: Final = _checked("bytes", lambda raw: isinstance(raw, bytes))

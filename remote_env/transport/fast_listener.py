@@ -22,6 +22,7 @@ from websockets.http11 import Request
 
 from remote_env.transport.base import Accept
 from remote_env.transport.fast_server import FastConnection
+from remote_env.transport.kernel import tune
 from remote_env.transport.listening import CLOSE_TIMEOUT, WebSocketListener, is_brief
 
 __all__ = ["FastListener"]
@@ -238,7 +239,8 @@ class FastListener(WebSocketListener):
                     self._accept_at = time.monotonic() + _ACCEPT_AGAIN_AFTER
                 return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it is gone already; reading will tell
+                tune(sock)
             connection = FastConnection(sock, f"{address[0]}:{address[1]}", self, accept)
             self._connections.add(connection)
             self._selector.register(sock, selectors.EVENT_READ, connection)

@@ -370,10 +370,10 @@ class SessionCore:
 
     def expire(self, now: float) -> list[Effect]:
         """Forget who did not resume in time; return what is to be done about it, in order."""
+        gone = [client for client in self._clients.values() if _is_gone(client, now)]
         effects: list[Effect] = []
-        for client in list(self._clients.values()):
-            if _is_gone(client, now):
-                effects += self._forget(client)
+        for client in gone:
+            effects += self._forget(client)
         return effects
 
     def _leave(self, now: float, client: _Client, *, for_good: bool) -> list[Effect]:

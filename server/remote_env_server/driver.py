@@ -277,6 +277,10 @@ class Driver:
             raise self._wrong("outcome", outcome.reward, "a number as reward")
         if not isinstance(outcome.info, Mapping):
             raise self._wrong("outcome", outcome.info, "a dict as info")
+        if type(outcome.terminated) is type(outcome.truncated) is bool and isinstance(
+            outcome.end_reason, EndReason
+        ):
+            return outcome
         try:
             return replace(
                 outcome,
@@ -345,9 +349,9 @@ class Driver:
             ActionRefusedError: Only if it may refuse.
             RobotFaultError: For every other exception, of any kind.
         """
-        name = getattr(function, "__qualname__", repr(function))
         try:
-            return self._await(function(*args, **kwargs))
+            result = function(*args, **kwargs)
+            return result if result is None else self._await(result)
         except ActionRefusedError as error:
             if may_refuse:
                 raise
@@ -357,6 +361,7 @@ class Driver:
         except RobotError:
             raise
         except BaseException as error:
+            name = getattr(function, "__qualname__", repr(function))
             if not is_quiet:
                 logger.exception("%s failed", name)
             raise RobotFaultError(

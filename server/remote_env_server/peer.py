@@ -161,8 +161,9 @@ class Peer:
             refuse_noise(sink, error)
             self._let_go(sink)
             return
-        # Also what is refused below, and what comes twice, is a sign of life.
-        self._session.handle(Heard(self.number))
+        if not isinstance(message, Step):
+            # Also what is refused below, and what comes twice, is a sign of life.
+            self._session.handle(Heard(self.number))
         if isinstance(message, Repeated):
             sink.send(message.frame)
         elif message is not None:
@@ -235,6 +236,8 @@ class Peer:
                     if self._sink is not None:
                         self._sink.close(1000, "bye")
         except RemoteEnvError as error:
+            if isinstance(message, Step):  # it did not get as far as the rules
+                self._session.handle(Heard(self.number))
             self.refuse(message.id, error)
         except Exception as error:  # a bug of ours, or of a robot's declarations
             logger.exception("a %s could not be answered", type(message).__name__)
