@@ -39,6 +39,8 @@ __all__ = ["FastLink"]
 _READ_AHEAD: Final = 64 << 10
 _CLOSE_TIMEOUT: Final = 0.5
 _ENDS_WITHIN: Final = 0.05
+# By so much a timeout of the socket may be longer, in seconds: to set it is a system call.
+_SLACK: Final = 0.02
 _MOST_KEPT: Final = 4  # frames that came while nobody received
 
 
@@ -80,7 +82,7 @@ class FastLink:
         """See ``Link.send``."""
         if not self._library.is_open:
             raise self._lost()
-        data = b"".join(frame)
+        data = frame[0] if len(frame) == 1 else b"".join(frame)
         key = token_bytes(4)
         masked = fast_frames.binary_header(len(data), key=key) + fast_frames.mask(data, key)
         with self._sending:
@@ -197,7 +199,7 @@ class FastLink:
         """
         flags = 0 if timeout > 0 else socket.MSG_DONTWAIT
         try:
-            if timeout > 0 and timeout != self._timeout:
+            if timeout > 0 and not timeout <= self._timeout <= timeout + _SLACK:
                 self._timeout = timeout
                 set_timeout(self._sock, socket.SO_RCVTIMEO, timeout)
             if self._large is not None:

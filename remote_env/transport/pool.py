@@ -20,7 +20,7 @@ _ROOM: Final = 4096
 
 def _references_when_free() -> int:
     """Count what refers to a slot that only its pool holds; differs between Pythons."""
-    for slot in [np.empty(0)]:
+    for slot, _ in [(np.empty(0), 0)]:
         return sys.getrefcount(slot)
     raise AssertionError
 
@@ -39,21 +39,18 @@ class BufferPool:
     """
 
     def __init__(self) -> None:
-        self._slots: list[NDArray[np.uint8]] = []
+        # Arrays that own their memory, and where in it the first aligned byte is. No views of
+        # them: numpy makes the owner the base of every array in there, past all views between.
+        self._slots: list[tuple[NDArray[np.uint8], int]] = []
 
     def take(self, size: int) -> memoryview:
         """Return a writable buffer that nobody else has; it begins at a multiple of 64 bytes."""
-        for slot in self._slots:
-            if sys.getrefcount(slot) == _REFERENCES_WHEN_FREE and slot.nbytes >= size + ALIGNMENT:
-                return _aligned(slot, size)
-        # The array that owns the memory, and no view of it: that is what numpy makes the base of
-        # every array in there, past all views between.
-        self._slots.append(np.empty(size + _ROOM, np.uint8))
+        for slot, start in self._slots:
+            if sys.getrefcount(slot) == _REFERENCES_WHEN_FREE and slot.nbytes >= start + size:
+                return slot.data[start : start + size]
+        slot = np.empty(size + _ROOM + ALIGNMENT, np.uint8)
+        start = -slot.ctypes.data % ALIGNMENT
+        self._slots.append((slot, start))
         if len(self._slots) > _MOST:  # the learner keeps what it gets: that is its own then
             del self._slots[0]
-        return _aligned(self._slots[-1], size)
-
-
-def _aligned(slot: NDArray[np.uint8], size: int) -> memoryview:
-    start = -slot.ctypes.data % ALIGNMENT
-    return slot.data[start : start + size]
+        return slot.data[start : start + size]
