@@ -71,6 +71,7 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/unchanged.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py

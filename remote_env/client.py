@@ -80,6 +80,7 @@ class RobotClient(SharedSession):
         token: str | None = None,
         owner: str | None = None,
         connect_timeout: float = 5.0,
+        copy: bool = True,
     ) -> None:
         """Prepare; ``connect`` connects.
 
@@ -89,11 +90,14 @@ class RobotClient(SharedSession):
             token: What the server asks for, if it does.
             owner: The name that others are shown while this one commands.
             connect_timeout: For everything until the robot is described, in seconds.
+            copy: Whether an array that has not changed is handed out as a copy; if not, arrays
+                of streams that are kept (``subscribe``) are read-only.
         """
         if role not in ("control", "observe"):
             raise ConfigurationError(f"role must be 'control' or 'observe', not {role!r:.40}")
         hello = functools.partial(make_hello, role, token, (owner or default_owner())[:200])
         super().__init__(url, hello, connect_timeout=connect_timeout)
+        self._channel.copies = copy
         self.timing: dict[str, float] = {}
         self._timer = StepTimer()
         self._resets: set[threading.Event] = set()  # of those under way; set to cancel
@@ -104,6 +108,7 @@ class RobotClient(SharedSession):
         *,
         max_ages: Mapping[str, float] | None = None,
         on_stale: OnStale = OnStale.TRUNCATE,
+        kept: Sequence[str] | None = None,
         timeout: float | None = None,
     ) -> None:
         """Choose the arrays of every later observation, and their order.
@@ -113,6 +118,9 @@ class RobotClient(SharedSession):
             max_ages: By stream, from which age on it is stale, in seconds, where that is not
                 what the robot declares.
             on_stale: What a step comes to that finds a stale stream, in realtime.
+            kept: Of which of these the newest array is kept here, so that the robot sends it
+                again only when there is a newer one; if None, large ones that come less often
+                than steps.
             timeout: In place of ``connect_timeout``, in seconds.
 
         Raises:
@@ -120,9 +128,12 @@ class RobotClient(SharedSession):
             TransportError: If the robot cannot be reached.
         """
         ages: dict[str, Value] = dict(max_ages or {})
+        if kept is None:
+            kept = self.spec.worth_keeping(streams, self.spec.control_hz)
+        chosen, newest = tuple(streams), tuple(kept)
         self._ask(
             "subscribe",
-            lambda id: Subscribe(id, streams=tuple(streams), max_ages=ages, on_stale=on_stale),
+            lambda id: Subscribe(id, streams=chosen, max_ages=ages, on_stale=on_stale, kept=newest),
             Subscribed,
             timeout or self._connect_timeout,
         )

@@ -96,6 +96,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         max_age: float | Mapping[str, float] | None = None,
         on_stale: OnStale | str = OnStale.TRUNCATE,
         timing: bool | None = None,
+        copy: bool = True,
     ) -> None:
         """Connect; the robot does not move before ``reset``.
 
@@ -129,6 +130,9 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
                 raises a ``SensorError``.
             timing: Whether ``info["remote"]["timing"]`` says where the time went; None for
                 yes unless in lockstep, where ``info`` is then the same in every run.
+            copy: A picture of a camera that is slower than the steps is sent once. Where it has
+                not changed, whether it is handed out as a copy; if False, pictures of such
+                cameras are read-only, and the same array until there is a newer one.
 
         Raises:
             ConfigurationError: If an argument makes no sense for this robot.
@@ -169,7 +173,9 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             self._server = start_embedded(robot or "double-pendulum")
             weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
             url = self._server.url
-        self._client = RobotClient(url, token=token, owner=owner, connect_timeout=connect_timeout)
+        self._client = RobotClient(
+            url, token=token, owner=owner, connect_timeout=connect_timeout, copy=copy
+        )
         deadline = time.monotonic() + connect_timeout
         try:
             spec = self._client.connect()

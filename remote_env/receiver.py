@@ -127,10 +127,15 @@ class Receiver:
         hello = make_hello("observe", self._token, owner, id=line.next_id(), resume=None, asking=0)
         welcome = line.ask(hello, Welcome)
         self.spec = RobotSpec.from_welcome(welcome)
-        self._names = welcome.subscribed
-        if self._streams is not None:
+        self._names = welcome.subscribed if self._streams is None else self._streams
+        kept = self.spec.worth_keeping(self._names, self._hz)
+        if self._streams is not None or kept:
             wish = Subscribe(
-                id=line.next_id(), streams=self._streams, max_ages={}, on_stale=OnStale.FLAG
+                id=line.next_id(),
+                streams=self._names,
+                max_ages={},
+                on_stale=OnStale.FLAG,
+                kept=kept,
             )
             self._names = line.ask(wish, Subscribed).streams
         line.ask(Observe(id=line.next_id(), hz=self._hz), Observing)

@@ -56,6 +56,7 @@ class Session:
         url: Of the server.
         clock: How far the server's monotonic clock is ahead of ours.
         resumptions: How often a link was lost and the session resumed.
+        copies: See ``Connection``; for the next link.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Session:
         self.url = url
         self._connect_timeout = connect_timeout
         self._is_brief = is_brief
+        self.copies = True
         self.clock = ClockOffset(window=50)
         self.resumptions = 0
         self._make_hello = make_hello
@@ -294,7 +296,7 @@ class Session:
         """Begin or resume the session on a new link, which is aborted if that fails."""
         asking = 0 if past is None else past.unanswered
         try:
-            connection = Connection(Role.CLIENT, now=time.monotonic())
+            connection = Connection(Role.CLIENT, now=time.monotonic(), copies=self.copies)
             if past is not None:
                 connection.adopt(past, asking=asking)
                 self._last_hello = max(self._last_hello, past.next_id() - 1)

@@ -11,10 +11,10 @@ import enum
 import hashlib
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
@@ -74,6 +74,8 @@ class StreamKind(enum.StrEnum):
 
 
 # What is published once, and what the robot's own code makes anew for each observation.
+# A smaller array is sent as fast as it is copied by who keeps it, in bytes.
+_LARGE: Final = 16 << 10
 _AGELESS = (StreamKind.INTRINSICS, StreamKind.EXTRINSICS, StreamKind.OBSERVATION)
 
 
@@ -228,6 +230,16 @@ class RobotSpec:
                 return stream
         offered = ", ".join(repr(s.name) for s in self.streams)
         raise ConfigurationError(f"{self.name} has no stream {name!r}; it offers {offered}")
+
+    def worth_keeping(self, names: Collection[str], hz: float) -> tuple[str, ...]:
+        """Return which streams are large, and come less often than they are asked for.
+
+        Args:
+            names: Of streams; others are ignored.
+            hz: How often an observation is taken, in Hz.
+        """
+        chosen = [stream for stream in self.streams if stream.name in names]
+        return tuple(s.name for s in chosen if 0 < s.hz < hz and s.array.nbytes >= _LARGE)
 
     def check_action_limits(self) -> None:
         """Check that the action limits fit the action space, the streams and the policy.

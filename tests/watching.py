@@ -29,12 +29,38 @@ class RawObserver:
     def __init__(self, url, *, role="observe", streams=None):
         self.link = connect(url, timeout=5, max_frame_size=1 << 28)
         self.connection = Connection(Role.CLIENT, now=time.monotonic())
-        self.ask(
+        self.welcome = self.ask(
             Hello(1, role=role, token=None, owner="raw", process="raw", client="raw", resume=None,
                   asking=0)
         )  # fmt: skip
         if streams is not None:
             self.ask(Subscribe(2, streams=tuple(streams), max_ages={}, on_stale=OnStale.FLAG))
+
+    @classmethod
+    @contextlib.contextmanager
+    def keeping(cls, url, streams, kept):
+        """One that keeps the newest arrays of some streams."""
+        observer = cls(url)
+        wish = {"max_ages": {}, "on_stale": OnStale.FLAG, "kept": tuple(kept)}
+        observer.ask(Subscribe(2, streams=tuple(streams), **wish))
+        yield observer
+        observer.close()
+
+    @classmethod
+    def resuming(cls, before, url):
+        """One that goes on with the session of another one, whose link is lost unnoticed."""
+        observer = cls.__new__(cls)
+        observer.link = connect(url, timeout=5, max_frame_size=1 << 28)
+        observer.connection = Connection(Role.CLIENT, now=time.monotonic())
+        observer.connection.adopt(before.connection, asking=0)
+        hello = Hello(
+            observer.connection.next_id(), role="observe", token=None, owner="raw", process="raw",
+            client="raw", resume=before.welcome.session, asking=0,
+        )  # fmt: skip
+        observer.welcome = observer.ask(hello)
+        assert observer.welcome.resumed
+        before.link.abort()
+        return observer
 
     def ask(self, message):
         """Send a request and return its answer; raise what the server refuses."""

@@ -43,6 +43,8 @@ DTYPES: Final = {
     )
 }  # fmt: skip
 _MAX_DIMENSIONS: Final = 8
+# Layouts without some arrays that are remembered: of a few cameras there are a few.
+_MOST_WITHOUT: Final = 64
 _MAX_ELEMENTS: Final = 1 << 31
 
 
@@ -155,10 +157,11 @@ class Layout(Sequence[ArraySpec]):
         places: Dtype, shape and number of bytes of each array, and where in the payload it begins.
     """
 
-    __slots__ = ("_specs", "nbytes", "places")
+    __slots__ = ("_specs", "_without", "nbytes", "places")
 
     def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
         self._specs = tuple(specs)
+        self._without: dict[tuple[int, ...], Layout] = {}
         sizes = [spec.nbytes for spec in self._specs]
         offsets, self.nbytes = place(sizes)
         self.places = tuple(
@@ -179,6 +182,25 @@ class Layout(Sequence[ArraySpec]):
         """
         by_name = {spec.name: spec for spec in self._specs}
         return Layout(by_name[name] for name in names)
+
+    def without(self, indices: tuple[int, ...]) -> Layout:
+        """Return the layout of the other arrays.
+
+        Raises:
+            RemoteProtocolError: If the indices are not ascending, or not those of arrays.
+        """
+        layout = self._without.get(indices)
+        if layout is None:
+            left_out = set(indices)
+            if list(indices) != sorted(left_out & set(range(len(self)))):
+                raise RemoteProtocolError(
+                    f"{reprlib.repr(indices)} are not ascending indices of {len(self)} arrays"
+                )
+            if len(self._without) >= _MOST_WITHOUT:
+                self._without.clear()
+            layout = Layout(spec for i, spec in enumerate(self) if i not in left_out)
+            self._without[indices] = layout
+        return layout
 
     def with_dtypes(self, dtypes: Sequence[np.dtype[Any]]) -> Layout:
         """Return the same names and shapes with other dtypes, one per array."""

@@ -118,6 +118,8 @@ class Subscribe:
         max_ages: By stream, from which age on it is stale, in seconds, where that is not
             what the metadata say.
         on_stale: What a step does that finds a stale stream, in realtime.
+        kept: Those of ``streams`` of which this client keeps the newest array, so that it need
+            not be sent again.
     """
 
     KIND: ClassVar[int] = 3
@@ -126,6 +128,7 @@ class Subscribe:
     streams: tuple[str, ...] = wire(TEXTS)
     max_ages: dict[str, Value] = wire(NAMED)
     on_stale: OnStale = wire(ON_STALE)
+    kept: tuple[str, ...] = wire(TEXTS, default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +262,10 @@ class StepDone:
         durations: See ``ResetDone``.
         info: The robot's own.
         remote: Ours.
-        observation: The subscribed arrays.
+        unchanged: Which of the subscribed arrays, by index and ascending, are those of the
+            answer before and have no bytes in this frame.
+        observation: The subscribed arrays. As ``decode`` returns them those that are unchanged
+            are missing; ``Connection.receive`` puts them in.
     """
 
     KIND: ClassVar[int] = 8
@@ -280,6 +286,7 @@ class StepDone:
     durations: tuple[float, ...] = wire(FLOATS)
     info: dict[str, Value] = wire(MAP)
     remote: dict[str, Value] = wire(NAMED)
+    unchanged: tuple[int, ...] = wire(UINTS, default=(), kw_only=True)
     observation: Arrays = arrays("observation")
 
 
@@ -321,7 +328,8 @@ class Observation:
         sequences: See ``ResetDone``; 0 for a stream that has not delivered.
         stamps: See ``ResetDone``.
         remote: Ours: who commands, whether the robot is stopped.
-        observation: The subscribed arrays.
+        unchanged: See ``StepDone``; those of the ``Observation`` before.
+        observation: See ``StepDone``.
     """
 
     KIND: ClassVar[int] = 26
@@ -334,5 +342,6 @@ class Observation:
     sequences: tuple[int, ...] = wire(UINTS)
     stamps: tuple[float, ...] = wire(FLOATS)
     remote: dict[str, Value] = wire(NAMED)
+    unchanged: tuple[int, ...] = wire(UINTS, default=(), kw_only=True)
     observation: Arrays = arrays("observation")
     id: int = 0

@@ -32,7 +32,7 @@ from remote_env.protocol.messages import (
     wire_fields,
 )
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
-from remote_env.protocol.wiretypes import ARRAYS, WireType
+from remote_env.protocol.wiretypes import ARRAYS, UINTS, WireType
 
 __all__ = [
     "CLIENT_LIMITS",
@@ -47,7 +47,7 @@ __all__ = [
     "read_prefix",
 ]
 
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # magic, wire version, kind, two reserved fields, header size, payload size, request id
@@ -55,6 +55,7 @@ _PREFIX: Final = struct.Struct("<3sBBBHIIQ")
 PREFIX_SIZE: Final = _PREFIX.size
 _MAGIC: Final = b"RRE"
 _EXTRA: Final = "arrays"
+_UNCHANGED: Final = "unchanged"
 _TEXT_ONLY: Final = {str}
 
 # Below this an array is cheaper to copy beside its neighbours than to send on its own;
@@ -95,6 +96,7 @@ class _Schema:
     fields: tuple[tuple[str, WireType, type | None], ...]
     keys: frozenset[str]
     arrays: tuple[str, str] | None
+    may_leave_out: bool  # arrays that are unchanged
 
 
 _SCHEMAS: Final = {
@@ -103,6 +105,7 @@ _SCHEMAS: Final = {
         tuple((name, wire_type, wire_type.exact) for name, wire_type in wire_fields(message_class)),
         frozenset(name for name, _ in wire_fields(message_class)),
         arrays_field(message_class),
+        any(name == _UNCHANGED for name, _ in wire_fields(message_class)),
     )
     for kind, message_class in MESSAGES.items()
 }
@@ -115,7 +118,8 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
     until the frame has left.
 
     Args:
-        message: With arrays of exactly the agreed dtypes and shapes.
+        message: With arrays of exactly the agreed dtypes and shapes. Those that it says are
+            unchanged are not written, and may be missing as ``decode`` leaves them out.
         layouts: What was agreed.
         limits: The receiver's.
 
@@ -168,6 +172,9 @@ def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequenc
     if schema.arrays is None:
         return ()
     arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
+    unchanged = getattr(message, _UNCHANGED) if schema.may_leave_out else ()
+    if unchanged and len(arrays) == len(layout) + len(unchanged):
+        arrays = [array for i, array in enumerate(arrays) if i not in unchanged]
     if len(arrays) != len(layout):
         raise LocalProtocolError(
             f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
@@ -261,7 +268,8 @@ def read_prefix(frame: Buffer, limits: Limits) -> tuple[int, int, int, int]:
 def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     """Turn a frame into the message that it holds.
 
-    Copies no array: arrays are views into the frame, writable if the frame is.
+    Copies no array: arrays are views into the frame, writable if the frame is. Those that the
+    message says are unchanged are missing.
 
     Args:
         frame: All of it.
@@ -301,6 +309,8 @@ def _agreed_layout(schema: _Schema, header: dict[str, object], layouts: Layouts)
     if schema.arrays is None:
         return Layout()
     layout: Layout = getattr(layouts, schema.arrays[1])
+    if schema.may_leave_out and (unchanged := header[_UNCHANGED]):
+        return layout.without(UINTS.check(unchanged))
     dtypes = header["dtypes"] if schema.message_class is Step else None
     if not dtypes:
         return layout

@@ -25,6 +25,7 @@ from remote_env.errors import (
 )
 from remote_env.protocol.arrays import Layout
 from remote_env.protocol.codec import Buffer, Layouts, Limits, decode, encode, limits_for
+from remote_env.protocol.keeping import KeptArrays
 from remote_env.protocol.messages import (
     REPLIES,
     Bye,
@@ -71,13 +72,17 @@ class Connection:
         last_heard: The ``now`` of the last frame that was received.
     """
 
-    def __init__(self, role: Role, *, now: float, limits: Limits | None = None) -> None:
+    def __init__(
+        self, role: Role, *, now: float, limits: Limits | None = None, copies: bool = True
+    ) -> None:
         """Begin in ``State.OPENING``.
 
         Args:
             role: Which end this is.
             now: The caller's monotonic clock, in seconds.
             limits: What this end accepts; the default for its role if None.
+            copies: On a client, whether arrays of streams that it keeps are its own; they are
+                read-only otherwise.
         """
         self.role = role
         self.peer_role = Role.SERVER if role is Role.CLIENT else Role.CLIENT
@@ -87,6 +92,8 @@ class Connection:
         self._limits = limits or limits_for(role)
         self._peer_limits = limits_for(self.peer_role)
         self._streams = Layout()
+        self._copies = copies
+        self._kept = KeptArrays()
         self._last_id = 0
         # Requests without an answer yet, by id; the episode channel has at most one.
         self._waiting: dict[int, Message] = {}
@@ -192,7 +199,10 @@ class Connection:
             return self._answer_again(message)
         if self._was_answered_before(message):
             return None
-        self._advance(message, self._judge(message, self.peer_role, RemoteProtocolError))
+        following = self._judge(message, self.peer_role, RemoteProtocolError)
+        if isinstance(message, (StepDone, ResetDone, Observation)):
+            message = self._kept.fill(message)
+        self._advance(message, following)
         if message.id in self._forgotten:
             if message.id not in self._waiting:
                 self._forgotten.discard(message.id)
@@ -219,6 +229,8 @@ class Connection:
                 f"{kind.__name__} may not be sent by the {sender.value} in the state "
                 f"{self.state.value!r}"
             )
+        if isinstance(message, Subscribe):
+            _check_choice(message.kept, message.streams, blame)
         if kind in REPLIES:
             if self._was_used(message.id):
                 raise blame(f"request id {message.id} was used before")
@@ -271,12 +283,17 @@ class Connection:
     def _check_times(
         self, message: ResetDone | StepDone | Observation, blame: type[ProtocolError]
     ) -> None:
+        if not isinstance(message, ResetDone) and not set(message.unchanged) <= set(
+            self._kept.indices
+        ):
+            raise blame(f"arrays {message.unchanged!r:.200} are left out, which nobody keeps")
         allowed = (0, len(self.layouts.observation))
         if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
             raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
 
     def _advance(self, message: Message, following: State) -> None:
         self._stand(following)
+        request: Message | None = None
         if type(message) in REPLIES:
             self._last_id = max(self._last_id, message.id)
             self._waiting[message.id] = message
@@ -285,12 +302,15 @@ class Connection:
             if type(message) not in OUT_OF_BAND:
                 self._channel_id = message.id
         elif type(message) is not Progress:
-            self._waiting.pop(message.id, None)
+            request = self._waiting.pop(message.id, None)
         if isinstance(message, Welcome):
             self._adopt_welcome(message)
         elif isinstance(message, Subscribed):
             observation = self._streams.subset(message.streams)
             self.layouts = replace(self.layouts, observation=observation)
+            assert isinstance(request, Subscribe)
+            indices = tuple(map(message.streams.index, request.kept))
+            self._kept = KeptArrays(indices, copies=self._copies)
 
     def _adopt_welcome(self, message: Welcome) -> None:
         self._streams = Layout(message.streams)
@@ -310,6 +330,7 @@ class Connection:
         observed = past._stood_at in (State.ATTACHING, State.OBSERVING)
         self._stand(State.READY if observed else past._stood_at)
         self.layouts = past.layouts
+        self._kept = past._kept
         self._last_id = max(self._last_id, past._last_id)
         self._channel_id = past._channel_id
         # A server may still answer what came out of band; who asked drops that.

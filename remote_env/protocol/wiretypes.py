@@ -118,8 +118,6 @@ def optional(item: WireType) -> WireType:
     )
 
 
-
-
 def _check_uint(raw: object) -> int:
     # By itself, and not by _checked: four fields of every answer are of this type.
     if type(raw) is int and raw >= 0:

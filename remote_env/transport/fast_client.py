@@ -28,9 +28,9 @@ from websockets.client import ClientProtocol
 
 from remote_env.errors import ConnectionLostError, DeadlineExceededError, RemoteProtocolError
 from remote_env.protocol.codec import Buffer
+from remote_env.protocol.pool import BufferPool
 from remote_env.transport import base, fast_frames
 from remote_env.transport.kernel import set_timeout, time_since_data
-from remote_env.transport.pool import BufferPool
 
 __all__ = ["FastLink"]
 

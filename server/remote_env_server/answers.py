@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from remote_env.errors import RemoteEnvError
 from remote_env.protocol import ResetDone, Step, StepDone, Value
 from remote_env.spec import RobotSpec, StreamKind
+from remote_env_server.leaving_out import LeftOut
 from remote_env_server.requests import Breakdown, Captured, ResetResult, StepResult, Watch
 
 __all__ = ["EpisodeAnswers"]
@@ -21,6 +23,15 @@ class EpisodeAnswers:
         self._clocked = {s.name for s in spec.streams if s.kind is not StreamKind.OBSERVATION}
         self._clipped = 0
         self._refused: dict[str, int] = {}
+        self._left_out = LeftOut()
+
+    def subscribe(self, streams: Sequence[str], kept: Sequence[str]) -> None:
+        """Note what the client observes, and of which streams it keeps the newest array."""
+        self._left_out = LeftOut(streams, kept)
+
+    def note_sent(self, done: ResetDone | StepDone) -> None:
+        """Note that the client gets this answer, now or when it resumes."""
+        self._left_out.note_sent(done.observation)
 
     def count_refused(self, error: RemoteEnvError) -> None:
         """Count an action of this episode that was refused, under the end of the error's code."""
@@ -64,6 +75,7 @@ class EpisodeAnswers:
         """
         captured = result.captured
         sequences, stamps = self._times_of(captured, watch)
+        observation = tuple(captured.fields[name].array for name in watch.streams)
         sent = time.monotonic()
         return StepDone(
             id=message.id,
@@ -82,7 +94,8 @@ class EpisodeAnswers:
             durations=_listed(result.durations, sent - captured.taken_at),
             info=dict(result.outcome.info),
             remote={**captured.remote, **self._about_action(result, executed)},
-            observation=tuple(captured.fields[name].array for name in watch.streams),
+            unchanged=self._left_out.of(observation),
+            observation=observation,
         )
 
     def _about_action(self, result: StepResult, executed: Any) -> dict[str, Value]:

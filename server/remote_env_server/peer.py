@@ -70,6 +70,7 @@ from remote_env_server.core import (
     StopAsked,
     StopReleaseAsked,
 )
+from remote_env_server.leaving_out import LeftOut
 from remote_env_server.requests import (
     ResetRequest,
     ResetResult,
@@ -119,6 +120,7 @@ class Peer:
         # The tick of the observation that this client got last, and when it was written.
         self._seen = (-1, -math.inf)
         self._answers = EpisodeAnswers(session.spec)
+        self._shown = LeftOut()  # to an observer
         self._progress_at = -math.inf
 
     @property
@@ -213,6 +215,7 @@ class Peer:
                 case Subscribe():
                     self._on_subscribe(message)
                 case Observe():
+                    self._shown.forget()
                     self._session.observers.add(self, message)
                 case Release():
                     self._session.handle(ReleaseAsked(self.number, message.id))
@@ -261,6 +264,8 @@ class Peer:
         watch = Watch(message.streams, _checked_ages(message), message.on_stale)
         self._send(Subscribed(id=message.id, streams=message.streams))
         self._watch = watch
+        self._answers.subscribe(message.streams, message.kept)
+        self._shown = LeftOut(message.streams, message.kept)
 
     def _on_reset(self, message: Reset, now: float) -> None:
         self._check_may_control()
@@ -362,6 +367,7 @@ class Peer:
         """
         try:
             self._send(message, latency=latency)
+            self._answers.note_sent(message)
             return
         except LocalProtocolError as error:
             info, dropped = drop_unsupported(message.info)
@@ -369,6 +375,7 @@ class Peer:
                 info, dropped = {}, {"": f"all of it; {error}"}
         self._session.name_dropped_once(dropped)
         self._send(replace(message, info=info), latency=latency)
+        self._answers.note_sent(message)
 
     # To the client
 
@@ -401,8 +408,10 @@ class Peer:
             sink = self._sink
             if sink is None or self._connection.state is not State.OBSERVING:
                 return
-            frame = self._connection.send(message)
-        sink.send(frame)  # a copy of all pictures: the network thread does not wait for that
+            unchanged = self._shown.of(message.observation)
+            frame = self._connection.send(replace(message, unchanged=unchanged))
+            self._shown.note_sent(message.observation)
+        sink.send(frame)
 
     def backlog(self) -> int:
         """Return about how many bytes were sent to this client and have not left yet."""

@@ -19,7 +19,7 @@ import {
 
 export { RobotError };
 
-const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 3;
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 4;
 const PREFIX = 24; // protocol.md, section 2
 const HEARTBEAT_MS = 500; // section 12
 const RESUME_MS = 30_000, RETRY_MS = 100, GREET_SECONDS = 2; // section 13
@@ -40,10 +40,10 @@ const FIELDS = {
     + "metadata",
   4: "streams",
   6: `episode tick time ${TIMES}`,
-  8: `episode step tick time reward terminated truncated end_reason ${TIMES}`,
+  8: `episode step tick time reward terminated truncated end_reason unchanged ${TIMES}`,
   10: "", 12: "time", 14: "code message retryable", 15: "reason", 17: "fraction text", 19: "",
   21: "was_pressed", 23: "values", 25: "",
-  26: "episode step time sent dropped sequences stamps remote", 28: "padding",
+  26: "episode step time sent dropped sequences stamps remote unchanged", 28: "padding",
 };
 
 // --------------------------------------------------------------- free-form values, section 6
@@ -133,6 +133,7 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   demand(end === payload, "a payload of the wrong size");
   const free = arrays.splice(agreed.length);
   for (const name of names) fields[name] = decodeValue(fields[name], free);
+  demand(!fields.unchanged?.length, "arrays are left out, and this client keeps none");
   if (agreed === observed) {
     fields.observation = new Map(agreed.map(([name], index) => [name, arrays[index]]));
   }
@@ -164,7 +165,7 @@ export class RobotClient {
    * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise".
    */
   async subscribe(streams, { maxAges = {}, onStale = "flag" } = {}) {
-    const fields = { streams, max_ages: maxAges, on_stale: onStale };
+    const fields = { streams, max_ages: maxAges, on_stale: onStale, kept: [] };
     this.#observe((await this.#request("Subscribe", fields)).streams);
   }
 

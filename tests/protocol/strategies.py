@@ -88,6 +88,10 @@ def messages_of(draw: st.DrawFn, message_class: type[Message]) -> Message:
     agreed = arrays_field(message_class)
     if agreed is not None:
         layout = getattr(LAYOUTS, agreed[1])
+        if "unchanged" in fields:
+            left_out = draw(st.sets(st.integers(0, len(layout) - 1)))
+            fields["unchanged"] = tuple(sorted(left_out))
+            layout = layout.without(fields["unchanged"])
         if fields.get("dtypes"):
             layout = layout.with_dtypes([DTYPES[name] for name in fields["dtypes"]])
         fields[agreed[0]] = tuple(draw(hnp.arrays(spec.dtype, spec.shape)) for spec in layout)

@@ -201,3 +201,25 @@ def test_a_layout_is_a_sequence_and_a_value():
     assert layout != specs
     assert hash(layout) == hash(Layout(specs))
     assert repr(layout) == "Layout(a: (3,) float32, b: () float32)"
+
+
+THREE = Layout(ArraySpec(name, np.dtype("<f4"), (2,)) for name in "abc")
+
+
+def test_a_layout_without_some_arrays_has_the_others_in_order():
+    assert THREE.without((1,)).names == ("a", "c")
+    assert THREE.without(()) == THREE
+    assert len(THREE.without((0, 1, 2))) == 0
+
+
+@pytest.mark.parametrize("indices", [(1, 0), (0, 0), (3,), (-1,), (0, 1, 2, 3)])
+def test_what_are_no_ascending_indices_is_refused(indices):
+    with pytest.raises(RemoteProtocolError, match="not ascending indices of 3 arrays"):
+        THREE.without(indices)
+
+
+def test_few_layouts_without_arrays_are_remembered():
+    layout = Layout(ArraySpec(name, np.dtype("<f4"), (2,)) for name in "abcdefgh")
+    for number in range(256):
+        layout.without(tuple(i for i in range(8) if number >> i & 1))
+    assert len(layout._without) <= 64

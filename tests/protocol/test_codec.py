@@ -82,7 +82,7 @@ def test_the_first_24_bytes_are_as_documented():
     frame = frame_of(Pong(id=0x1122334455667788, time=0.0))
 
     assert frame[:24].hex(" ") == (
-        "52 52 45 03 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+        "52 52 45 04 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
     )
 
 
@@ -338,7 +338,7 @@ def test_free_arrays_that_are_malformed_or_do_not_fit_are_refused(arrays):
 
 
 def test_another_version_is_named_together_with_ours():
-    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 3;"):
+    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 4;"):
         read(packed_frame(PING, {}, version=7))
 
 

@@ -1,0 +1,182 @@
+"""What it saves that pictures which have not changed are not sent: bytes, CPU and time of a step.
+
+python benchmarks/unchanged.py [--seconds 5] [--rounds 3]
+
+The rig of the payload P2 (a camera of 640x480 with depth, one of 1280x720, three streams), its
+cameras at 30 Hz and its actions at 100 Hz, in a process of its own; then the same as fast as it
+goes, in lockstep, with one picture in three steps. Two learners take turns: one keeps the newest
+pictures, as `RemoteRobotEnv` does, and one does not.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from remote_env import RobotClient
+from remote_env.spec import Mode
+from remote_env.transport import Link
+from remote_env_server import CameraConfig, ProprioConfig, Robot, RobotServer
+
+CAMERA_HZ, CONTROL_HZ = 30.0, 100.0
+JOINTS = ("joint_pos", "joint_vel", "joint_torque")
+
+
+class Rig(Robot):
+    """Two cameras on threads of their own, or, in lockstep, a picture in every third step."""
+
+    modes = (Mode.REALTIME, Mode.LOCKSTEP)
+    action_space = spaces.Box(-1.0, 1.0, (7,), np.float32)
+    control_hz = CONTROL_HZ
+    max_episode_steps = None
+
+    def camera_configs(self) -> list[CameraConfig]:
+        """Declare both."""
+        return [
+            CameraConfig("wrist", 480, 640, has_depth=True, hz=CAMERA_HZ),
+            CameraConfig("front", 720, 1280, hz=CAMERA_HZ),
+        ]
+
+    def proprio_configs(self) -> list[ProprioConfig]:
+        """Declare three streams."""
+        return [ProprioConfig(name, 7) for name in JOINTS]
+
+    def open(self) -> None:
+        """Prepare pictures that differ; in real time, start the cameras."""
+        self._shots, self._steps = 0, 0
+        if self.mode is not Mode.LOCKSTEP:
+            for name in ("wrist", "front"):
+                self.start_sensor(name, functools.partial(self._shoot, name), hz=CAMERA_HZ)
+
+    def _shoot(self, name: str) -> None:
+        self._shots += 1
+        image = np.full(self.images[name].shape, self._shots % 256, np.uint8)
+        depth = np.full((480, 640), self._shots, np.float32) if name == "wrist" else None
+        self.update_camera(name, image=image, depth=depth)
+
+    def _feel(self) -> None:
+        for name in JOINTS:
+            self.update_proprio(name, np.full(7, self._steps, np.float32))
+        if self.mode is Mode.LOCKSTEP and self._steps % 3 == 0:
+            for name in ("wrist", "front"):
+                self._shoot(name)
+
+    def reset(self) -> None:  # type: ignore[override]
+        """Begin."""
+        self._feel()
+
+    def apply_action(self, action: Any) -> None:
+        """Move by nothing."""
+        self._steps += 1
+        self._feel()
+
+    def hold(self) -> None:
+        """Do nothing; it cannot move."""
+
+
+class Counting:
+    """A link that counts what it receives."""
+
+    def __init__(self, link: Link) -> None:
+        """Count from here on."""
+        self.link, self.received = link, 0
+
+    def receive(self, timeout: float) -> Any:
+        """Receive, and count."""
+        frame = self.link.receive(timeout)
+        self.received += len(frame)
+        return frame
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+
+def serve(pipe: Connection, mode: str) -> None:
+    """Serve the rig until told to stop."""
+    with RobotServer(Rig(), port=0, mode=mode) as server:
+        pipe.send(server.url)
+        pipe.recv()
+
+
+@contextlib.contextmanager
+def served(mode: str) -> Iterator[str]:
+    """Serve the rig in a process of its own."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, mode))
+    process.start()
+    yield here.recv()
+    here.send(None)
+    process.join(10)
+
+
+def measure(url: str, seconds: float, *, keeps: bool) -> dict[str, float]:
+    """Step for a while; return what a step cost."""
+    with RobotClient(url, connect_timeout=10.0) as client:
+        names = [stream.name for stream in client.spec.streams]
+        names = [name for name in names if "trinsics" not in name]
+        client.subscribe(names, kept=None if keeps else ())
+        channel: Any = client._channel
+        channel._link = link = Counting(channel._link)
+        done = client.reset()
+        tick, period = done.tick, 1.0 / CONTROL_HZ
+        action = [np.zeros(7, np.float32)]
+        link.received, count, waits = 0, 0, []
+        began_at, cpu = time.perf_counter(), time.process_time()
+        while time.perf_counter() - began_at < seconds:
+            count += 1
+            answer = client.step(action, episode=done.episode, step=count, tick=tick, timeout=5.0)
+            tick = answer.tick
+            waits.append(client.timing["network"])
+        lasted = time.perf_counter() - began_at
+        return {
+            "bytes": link.received / count,
+            "cpu": (time.process_time() - cpu) / count,
+            "network": float(np.mean(waits)),
+            "hz": count / lasted,
+            "periods": lasted / period / count,
+        }
+
+
+def main() -> None:
+    """Print a table, and the same as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each learner and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for mode in ("realtime", "lockstep"):
+        rounds: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+        with served(mode) as url:
+            for _ in range(options.rounds):
+                for keeps in (True, False):
+                    rounds[keeps].append(measure(url, options.seconds, keeps=keeps))
+        rows = {
+            keeps: {key: statistics.median(r[key] for r in some) for key in some[0]}
+            for keeps, some in rounds.items()
+        }
+        for keeps, row in rows.items():
+            print(
+                f"{mode:9} {'keeps pictures' if keeps else 'sent everything':16}"
+                f"{row['bytes'] / 1e6:6.2f} MB   learner's CPU {row['cpu'] * 1e6:6.0f} us   "
+                f"on the way {row['network'] * 1e6:6.0f} us   {row['hz']:6.0f} steps/s"
+            )
+        ratios = {key: rows[True][key] / rows[False][key] for key in ("bytes", "cpu", "network")}
+        print(
+            f"{mode:9} ratio: bytes {ratios['bytes']:.3f}, CPU {ratios['cpu']:.2f}, "
+            f"on the way {ratios['network']:.2f}"
+        )
+        results[mode] = {"keeps": rows[True], "sent": rows[False], "ratios": ratios}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
