@@ -122,7 +122,8 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             on_link_loss: What ``step`` does when the connection is lost and cannot be resumed
                 within ``step_timeout``: ``"truncate"`` returns the last observation again,
                 with reward 0, ``truncated``, ``end_reason`` ``"link_lost"`` and
-                ``invalid_transition``; ``"raise"`` raises the ``ConnectionLostError``.
+                ``invalid_transition``, and with what you wrote into its pictures, if you did;
+                ``"raise"`` raises the ``ConnectionLostError``.
             max_age: From which age on a stream is stale, in seconds, for all streams or by
                 name; what the robot declares if None. Realtime only.
             on_stale: What a step comes to that finds a stale stream: ``"truncate"`` ends the

@@ -1,4 +1,6 @@
-"""Connects to a host within a timeout, also when the network is down and names resolve to nothing.
+"""Connects to a host, and listens at one: names and addresses.
+
+Connecting takes no longer than it may, also when the network is down and no name resolves.
 
 The system's resolver takes no timeout: without a network it may block for half a minute, which
 no call of ours may. So it is asked on a thread; and who was found before is looked for at the
@@ -8,6 +10,8 @@ same address when there is no answer.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 (else the first connection loads it, which may be a stop: 4 ms)
+import errno
 import os
 import socket
 import threading
@@ -15,13 +19,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-__all__ = ["UnresolvedError", "open_socket"]
+__all__ = ["UnresolvedError", "listen", "open_socket"]
 
 # What getaddrinfo returns: family, type, protocol, canonical name, address.
 _Found: TypeAlias = list[tuple[Any, Any, int, str, Any]]
 
 # How long a name may take that was found before, in seconds: it rarely moves.
 _PATIENCE: Final = 0.1
+
+
+_BACKLOG: Final = 100
+# Of the addresses of a name, some may not be ours; and where the system chooses the port, it may
+# be free at the first address only.
+_NO_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class UnresolvedError(TimeoutError):
@@ -74,6 +84,53 @@ def open_socket(host: str, port: int, timeout: float) -> socket.socket:
             sock.close()
             raise
     raise last
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen at every address of a host that is ours, without blocking, at one port.
+
+    Args:
+        host: A name or an address.
+        port: 0 lets the system choose.
+
+    Raises:
+        OSError: If there is none, or one is taken.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    failure = OSError("no address to listen at")
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            try:
+                sockets.append(_listen(family, kind, protocol, (address[0], chosen, *address[2:])))
+            except OSError as error:
+                is_taken_by_chance = error.errno == errno.EADDRINUSE and sockets and port == 0
+                if error.errno not in _NO_ADDRESS and not is_taken_by_chance:
+                    raise
+                failure = error
+        if not sockets:
+            raise failure
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _look_up(host: str, port: int, timeout: float) -> _Found:

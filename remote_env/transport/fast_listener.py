@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from websockets.http11 import Request
 
+from remote_env.transport.addresses import listen
 from remote_env.transport.base import Accept
 from remote_env.transport.fast_server import FastConnection
 from remote_env.transport.kernel import tune
@@ -32,10 +33,8 @@ logger = logging.getLogger(__name__)
 _READ_SIZE: Final = 64 << 10
 _LOOK_EVERY: Final = 0.05  # at deadlines, in seconds
 _MOST_ACCEPTED: Final = 16  # in a turn
-_BACKLOG: Final = 100
 # After the system had no file left for another connection, in seconds.
 _ACCEPT_AGAIN_AFTER: Final = 1.0
-_NO_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _NO_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -101,65 +100,52 @@ class FastListener(WebSocketListener):
 
     def _run(self, accept: Accept) -> None:
         self._network_thread = threading.get_ident()
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
         try:
-            self._bind()
-        except (OSError, OverflowError, ValueError) as error:
-            self._failure = error  # a port or a name that cannot be
-        try:
-            if self._failure is None:
-                self._selector.register(self._woken, selectors.EVENT_READ)
-                self._listen_again()
+            with contextlib.ExitStack() as files:
+                files.callback(self._close_sockets)
+                self._open(files)
                 self._started.set()
-                self._drive(accept)
+                try:
+                    self._drive(accept)
+                finally:
+                    for connection in list(self._connections):
+                        self._guarded(connection, connection.end)
+                    self._network_thread = 0
+        except (OSError, OverflowError, ValueError) as error:
+            if self._started.is_set():
+                raise
+            self._failure = error  # a port or a name that cannot be, or no file is left
         finally:
-            for connection in list(self._connections):
-                self._guarded(connection, connection.end)
-            self._network_thread = 0
-            for sock in (*self._sockets, self._waker, self._woken):
-                sock.close()
-            self._selector.close()
             self._started.set()
 
-    def _bind(self) -> None:
-        found = socket.getaddrinfo(
-            self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            try:
-                sock = socket.socket(family, kind, protocol)
-                self._sockets.append(sock)
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((address[0], self.port, *address[2:]))
-                sock.listen(_BACKLOG)
-            except OSError as error:
-                if error.errno not in _NO_ADDRESS:  # of a name, some may not be ours
-                    raise
-                failure = error
-                self._sockets.pop().close()
-                continue
-            self.port = sock.getsockname()[1]
-        if not self._sockets:
-            raise failure or OSError("no address to listen at")
+    def _open(self, files: contextlib.ExitStack) -> None:
+        self._selector = files.enter_context(selectors.DefaultSelector())
+        self._waker, self._woken = map(files.enter_context, socket.socketpair())
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._sockets = listen(self.host, self.port)
+        self.port = self._sockets[0].getsockname()[1]
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._listen_again()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
 
     def _listen_again(self) -> None:
         self._accept_at = float("inf")
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ)
 
-    def _begin_to_stop(self) -> None:
-        self._stop_at = time.monotonic() + CLOSE_TIMEOUT
+    def _listen_no_more(self) -> None:
         for sock in self._sockets:
             if sock in self._selector.get_map():
                 self._selector.unregister(sock)
-            sock.close()
+
+    def _begin_to_stop(self) -> None:
+        self._stop_at = time.monotonic() + CLOSE_TIMEOUT
+        self._listen_no_more()
+        self._close_sockets()
         self._sockets.clear()
         self._accept_at = float("inf")
         for connection in list(self._connections):
@@ -234,13 +220,12 @@ class FastListener(WebSocketListener):
             except OSError as error:
                 if error.errno in _NO_FILES:
                     logger.error("no more connections for a second: %s", error)
-                    for one in self._sockets:
-                        self._selector.unregister(one)
+                    self._listen_no_more()
                     self._accept_at = time.monotonic() + _ACCEPT_AGAIN_AFTER
                 return
-            sock.setblocking(False)
             with contextlib.suppress(OSError):  # it is gone already; reading will tell
                 tune(sock)
+            sock.setblocking(False)
             connection = FastConnection(sock, f"{address[0]}:{address[1]}", self, accept)
             self._connections.add(connection)
             self._selector.register(sock, selectors.EVENT_READ, connection)

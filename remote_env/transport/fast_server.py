@@ -65,7 +65,7 @@ class FastConnection:
         self._received = bytearray()
         self._passing = 0
         self._outbox = Outbox(sock)
-        self._is_over = False
+        self._is_closing = self._is_over = False
         now = time.monotonic()
         self._deadline, self._over_at = now + OPEN_TIMEOUT, _NEVER
         self._ping_at, self._heard_at = now + PING_EVERY, now
@@ -94,7 +94,7 @@ class FastConnection:
         if self._is_over:
             return
         self._network.watch(self, is_writing=self._outbox.flush())
-        if self._outbox.size > self._network.max_unread:
+        if self._outbox.footprint > self._network.max_unread:
             logger.warning("%s left %d bytes unread and is cut off", self.peer_name, self.backlog())
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -168,8 +168,9 @@ class FastConnection:
         is_last = self._protocol.state is State.CLOSING or b"" in out
         if self._outbox.put([data for data in out if data], is_last=is_last, shuts=b"" in out):
             self.flush()
-        if self._protocol.close_expected():
-            self._deadline = min(self._deadline, time.monotonic() + CLOSE_TIMEOUT)
+        if self._protocol.close_expected() and not self._is_closing:
+            self._is_closing = True
+            self._deadline = time.monotonic() + CLOSE_TIMEOUT
 
     def _answer(self, request: Request) -> None:
         """Shake hands, or say why not."""
@@ -182,8 +183,8 @@ class FastConnection:
         self._obey_library()
         if self._library.is_open and not isinstance(verdict, tuple):
             now = time.monotonic()
-            self._deadline = now + self._network.hello_timeout
             self._over_at = now + verdict
+            self._deadline = min(now + self._network.hello_timeout, self._over_at)
             self._handler = self._accept(self)
 
     def say_close(self, code: int, reason: str) -> None:
@@ -198,8 +199,10 @@ class FastConnection:
         if now >= self._deadline and is_open:
             hello = self._network.hello_timeout
             self.say_close(1008, f"no hello within {hello:g} s, or no brief visit")
-        elif now >= self._deadline or now - self._heard_at > PING_EVERY + PONG_WITHIN:
+        elif now >= self._deadline:
             self.end()
+        elif is_open and now - self._heard_at > PING_EVERY + PONG_WITHIN:
+            self.say_close(1011, "no pong")
         elif is_open and now >= self._ping_at:
             self._ping_at = now + PING_EVERY
             self._protocol.send_ping(b"")
@@ -213,4 +216,7 @@ class FastConnection:
         self._network.forget(self)
         self._outbox.close()
         if self._handler is not None:
-            self._handler.on_close(self._library.why_closed or "the peer vanished")
+            try:
+                self._handler.on_close(self._library.why_closed or "the peer vanished")
+            except Exception:  # a bug of ours, which the other peers need not feel
+                logger.exception("the end of the connection of %s was not handled", self.peer_name)

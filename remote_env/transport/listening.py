@@ -110,6 +110,7 @@ class WebSocketListener(abc.ABC):
         self._started.wait()
         if self._failure is not None:
             self._thread.join()
+            self._thread = None
             raise ConfigurationError(
                 f"cannot listen at {self.host}:{self.port}: {_reason(self._failure)}; choose "
                 "another address or port; 0 is any free port"

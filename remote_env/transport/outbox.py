@@ -15,6 +15,7 @@ from remote_env.transport.fast_frames import rest
 __all__ = ["Outbox"]
 
 _MOST_PARTS: Final = 512  # of one system call; Linux takes 1024
+_COST_OF_PART: Final = 400  # bytes, of the objects around one that waits
 
 
 class Outbox:
@@ -35,6 +36,11 @@ class Outbox:
         self._is_last = False
         self._must_shut = False
         self._is_over = False
+
+    @property
+    def footprint(self) -> int:
+        """About how much memory what waits takes, in bytes: of many small parts more than them."""
+        return self.size + _COST_OF_PART * len(self._waiting)
 
     def put(self, parts: Sequence[Buffer], *, is_last: bool = False, shuts: bool = False) -> bool:
         """Send; return whether there is something for ``flush`` to do.

@@ -122,7 +122,9 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const names = FIELDS[kind].split(" ").filter(Boolean); // section 3: exactly these
   demand(Object.keys(fields).sort().join() === names.sort().join(), `fields of message ${kind}`);
   // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
-  const agreed = OBSERVATIONS.includes(kind) ? observed : [];
+  // Section 5: those that are unchanged are left out, for a client that keeps them.
+  const leftOut = new Set(fields.unchanged ?? []), isObserved = OBSERVATIONS.includes(kind);
+  const agreed = isObserved ? observed.filter((_, index) => !leftOut.has(index)) : [];
   let end = 0;
   const arrays = [...agreed.map(([, ...what]) => what), ...described].map(([dtype, shape]) => {
     const offset = alignUp(end);
@@ -133,8 +135,7 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   demand(end === payload, "a payload of the wrong size");
   const free = arrays.splice(agreed.length);
   for (const name of names) fields[name] = decodeValue(fields[name], free);
-  demand(!fields.unchanged?.length, "arrays are left out, and this client keeps none");
-  if (agreed === observed) {
+  if (isObserved) {
     fields.observation = new Map(agreed.map(([name], index) => [name, arrays[index]]));
   }
   return { kind, id: Number(view.getBigUint64(16, true)), fields };

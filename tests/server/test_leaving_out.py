@@ -12,9 +12,8 @@ from watching import RawObserver
 
 from remote_env import RobotClient, observe
 from remote_env.errors import RemoteProtocolError
-from remote_env.protocol import OnStale, Subscribe
+from remote_env.protocol import Connection, OnStale, Role, Subscribe
 from remote_env.testing import Direction, FaultProxy
-from remote_env.transport.fast_client import FastLink
 from remote_env_server import CameraConfig, Mode, ProprioConfig, Robot
 from remote_env_server.leaving_out import LeftOut
 from remote_env_server.robots.gymnasium_env import GymnasiumConfig, GymnasiumRobot
@@ -78,14 +77,14 @@ def assert_right(observation, steps):
 def sizes(monkeypatch):
     """How many bytes each frame had that the client received."""
     noted = []
-    receive = FastLink.receive
+    receive = Connection.receive
 
-    def note(link, timeout):
-        frame = receive(link, timeout)
-        noted.append(len(frame))
-        return frame
+    def note(connection, frame, now):
+        if connection.role is Role.CLIENT:
+            noted.append(len(frame))
+        return receive(connection, frame, now)
 
-    monkeypatch.setattr(FastLink, "receive", note)
+    monkeypatch.setattr(Connection, "receive", note)
     return noted
 
 
