@@ -8,6 +8,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 import faulthandler
+import gc
 import signal
 
 import hypothesis
@@ -33,6 +34,16 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 # On a busy machine, bounds on real time are multiplied by this.
 SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))
+
+
+def pytest_collection_finish():
+    """Let no collection of garbage look through what stays anyway: five thousand tests, torch.
+
+    It holds the interpreter for a quarter of a second, and the robots of most tests live in this
+    very process: streams that may be 80 ms old were stale then.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
