@@ -1,6 +1,28 @@
 """What is below a connection, of either way to carry frames: its socket, and what waits for it."""
 
 
+class ByHand:
+    """A peer whose bytes are written by hand.
+
+    Has a ``sock``, and in ``_reading`` the library's protocol for what comes.
+    """
+
+    def say(self, *pieces):
+        for piece in pieces:
+            self.sock.sendall(piece)
+
+    def hear(self, count=1):
+        """Return the next frames; breaks if what comes is not one after the other."""
+        frames = self._reading.events_received()
+        while len(frames) < count:
+            data = self.sock.recv(1 << 20)
+            assert data, f"the end, after {frames}"
+            self._reading.receive_data(data)
+            assert self._reading.parser_exc is None
+            frames += self._reading.events_received()
+        return frames
+
+
 def client_socket(link):
     """The socket of a link."""
     return link._sock if hasattr(link, "_sock") else link._connection.socket

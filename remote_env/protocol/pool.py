@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from remote_env.protocol.arrays import ALIGNMENT
 
-__all__ = ["BufferPool"]
+__all__ = ["REFERENCES_WHEN_FREE", "BufferPool"]
 
 # An observation that the learner has, the one before, one under way, and one to spare.
 _MOST: Final = 4
@@ -24,7 +24,8 @@ def _references_when_free() -> int:
     return count
 
 
-_REFERENCES_WHEN_FREE: Final = _references_when_free()
+# For every pool that goes through a list of its slots and asks for each.
+REFERENCES_WHEN_FREE: Final = _references_when_free()
 
 
 class BufferPool:
@@ -45,7 +46,7 @@ class BufferPool:
     def take(self, size: int) -> memoryview:
         """Return a writable buffer that nobody else has; it begins at a multiple of 64 bytes."""
         for slot, start in self._slots:
-            if sys.getrefcount(slot) == _REFERENCES_WHEN_FREE and slot.nbytes >= start + size:
+            if sys.getrefcount(slot) == REFERENCES_WHEN_FREE and slot.nbytes >= start + size:
                 return slot.data[start : start + size]
         slot = np.empty(size + _ROOM + ALIGNMENT, np.uint8)
         start = -slot.ctypes.data % ALIGNMENT

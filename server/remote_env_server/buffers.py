@@ -23,19 +23,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from remote_env.protocol.pool import REFERENCES_WHEN_FREE
 from remote_env_server.configs import CameraConfig, ProprioConfig
 
 __all__ = ["CameraBuffer", "CameraRecord", "Field", "ProprioBuffer", "SlotPool"]
-
-
-def _references_when_free() -> int:
-    """Count what refers to an array that only its pool holds; differs between Pythons."""
-    for slot in [np.empty(0)]:
-        return sys.getrefcount(slot)
-    raise AssertionError
-
-
-_REFERENCES_WHEN_FREE: Final = _references_when_free()
 
 
 class SlotPool:
@@ -59,7 +50,7 @@ class SlotPool:
         Not safe from several threads at once: hold the lock of the owner.
         """
         for slot in self._slots:
-            if sys.getrefcount(slot) == _REFERENCES_WHEN_FREE:
+            if sys.getrefcount(slot) == REFERENCES_WHEN_FREE:
                 return slot[...]
         self._slots.append(self._allocate())
         return self._slots[-1][...]

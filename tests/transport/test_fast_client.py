@@ -17,6 +17,7 @@ from websockets.protocol import OPEN, Side
 from websockets.protocol import Protocol as WebSocket
 from websockets.uri import parse_uri
 from websockets.utils import accept_key
+from wires import ByHand
 
 from remote_env.errors import ConnectionLostError, DeadlineExceededError, RemoteProtocolError
 from remote_env.transport import connect
@@ -50,7 +51,7 @@ def control(opcode, data=b""):
     return Frame(opcode, data).serialize(mask=False)
 
 
-class Peer:
+class Peer(ByHand):
     """The other end of a link: writes what it is told, and understands what it reads."""
 
     def __init__(self, ahead=b"", max_size=MOST):
@@ -59,20 +60,6 @@ class Peer:
         tune_client(here, 5.0)
         self.link = FastLink(here, protocol, "ws://robot.test", ahead)
         self._reading = WebSocket(Side.SERVER, max_size=None)
-
-    def say(self, *pieces):
-        for piece in pieces:
-            self.sock.sendall(piece)
-
-    def hear(self, count=1):
-        """Return the next frames that the link sent."""
-        frames = self._reading.events_received()
-        while len(frames) < count:
-            data = self.sock.recv(1 << 16)
-            assert data, "the link ended"
-            self._reading.receive_data(data)
-            frames += self._reading.events_received()
-        return frames
 
     def hear_close(self):
         """Return the code with which the link closed."""

@@ -18,6 +18,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
+from wires import ByHand
 
 from remote_env.errors import ConfigurationError
 from remote_env.transport import connect, fast_listener, fast_server
@@ -86,7 +87,7 @@ def listener(start):
     return start()
 
 
-class Peer:
+class Peer(ByHand):
     """A client by hand."""
 
     def __init__(self, listener, *, shakes=True, headers=b""):
@@ -109,21 +110,6 @@ class Peer:
         head, _, behind = data.partition(b"\r\n\r\n")
         self._reading.receive_data(behind)
         return head.split(b"\r\n")[0]
-
-    def say(self, *pieces):
-        for piece in pieces:
-            self.sock.sendall(piece)
-
-    def hear(self, count=1):
-        """Return the next frames; breaks if what comes is not one after the other."""
-        frames = self._reading.events_received()
-        while len(frames) < count:
-            data = self.sock.recv(1 << 20)
-            assert data, f"the end, after {frames}"
-            self._reading.receive_data(data)
-            assert self._reading.parser_exc is None
-            frames += self._reading.events_received()
-        return frames
 
     def hear_close(self):
         (frame,) = self.hear()
