@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from remote_env.protocol.arrays import ArraySpec
-from remote_env.protocol.fields import Arrays, Role, arrays, wire
+from remote_env.protocol.fields import Arrays, Role, arrays, message, wire
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import (
     ARRAYS,
@@ -45,7 +44,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Hello:
     """The first message: who connects, and what for.
 
@@ -74,7 +73,7 @@ class Hello:
     asking: int = wire(UINT)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Welcome:
     """Everything about the robot that does not change.
 
@@ -108,7 +107,7 @@ class Welcome:
     metadata: dict[str, Value] = wire(NAMED)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Subscribe:
     """Choose the arrays of every later observation, and their order.
 
@@ -131,7 +130,7 @@ class Subscribe:
     kept: tuple[str, ...] = wire(TEXTS, default=())
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Subscribed:
     """From now on observations hold these arrays, in this order."""
 
@@ -141,7 +140,7 @@ class Subscribed:
     streams: tuple[str, ...] = wire(TEXTS)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Reset:
     """Begin an episode; takes the lease.
 
@@ -162,7 +161,7 @@ class Reset:
     max_steps: int | None = wire(optional(UINT))
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Progress:
     """How far a reset is, while it lasts; any number of them before its answer.
 
@@ -179,7 +178,7 @@ class Progress:
     text: str = wire(TEXT)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class ResetDone:
     """The first observation of an episode.
 
@@ -217,7 +216,7 @@ class ResetDone:
     observation: Arrays = arrays("observation")
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Step:
     """Execute one action.
 
@@ -241,7 +240,7 @@ class Step:
     action: Arrays = arrays("action")
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class StepDone:
     """What came of the action; fields as in ``ResetDone``.
 
@@ -286,11 +285,11 @@ class StepDone:
     durations: tuple[float, ...] = wire(FLOATS)
     info: dict[str, Value] = wire(MAP)
     remote: dict[str, Value] = wire(NAMED)
-    unchanged: tuple[int, ...] = wire(UINTS, default=(), kw_only=True)
+    unchanged: tuple[int, ...] = wire(UINTS, default=())
     observation: Arrays = arrays("observation")
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Observe:
     """Watch: from now on the server sends an ``Observation`` whenever there is a new one.
 
@@ -305,7 +304,7 @@ class Observe:
     hz: float = wire(NUMBER)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Observing:
     """Observations follow, the first at once if there is one."""
 
@@ -314,7 +313,7 @@ class Observing:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Observation:
     """The newest of every subscribed stream, for an observer; has ``id`` 0.
 
@@ -342,6 +341,6 @@ class Observation:
     sequences: tuple[int, ...] = wire(UINTS)
     stamps: tuple[float, ...] = wire(FLOATS)
     remote: dict[str, Value] = wire(NAMED)
-    unchanged: tuple[int, ...] = wire(UINTS, default=(), kw_only=True)
+    unchanged: tuple[int, ...] = wire(UINTS, default=())
     observation: Arrays = arrays("observation")
     id: int = 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from remote_env.protocol.fields import Role, wire
+from remote_env.protocol.fields import Role, message, wire
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import (
     BOOL,
@@ -36,7 +35,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Release:
     """Give the lease back; the robot holds."""
 
@@ -45,7 +44,7 @@ class Release:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Released:
     """The lease is free."""
 
@@ -54,7 +53,7 @@ class Released:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Ping:
     """Ask for a ``Pong`` from the server's network thread, past all queues."""
 
@@ -63,7 +62,7 @@ class Ping:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Pong:
     """The answer, with the robot's monotonic clock, in seconds."""
 
@@ -73,7 +72,7 @@ class Pong:
     time: float = wire(FLOAT)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life between calls; has no reply, and ``id`` 0."""
 
@@ -82,7 +81,7 @@ class Heartbeat:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Error:
     """The request with this id failed; with ``id`` 0, the connection did.
 
@@ -101,7 +100,7 @@ class Error:
     retryable: bool = wire(BOOL)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Bye:
     """The sender closes the connection on purpose; has no reply, and ``id`` 0."""
 
@@ -111,7 +110,7 @@ class Bye:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Cancel:
     """Ask that a reset be given up; has no reply of its own, and ``id`` 0.
 
@@ -127,7 +126,7 @@ class Cancel:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class EmergencyStop:
     """Stop the robot, now and until a ``ReleaseStop``; any client may, with or without lease.
 
@@ -142,7 +141,7 @@ class EmergencyStop:
     reason: str = wire(TEXT)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class EmergencyStopped:
     """The emergency stop is latched. ``Statistics`` tell whether the robot's code has obeyed."""
 
@@ -151,7 +150,7 @@ class EmergencyStopped:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class ReleaseStop:
     """Release the emergency stop. Nothing moves by that: it takes a reset and an action."""
 
@@ -160,7 +159,7 @@ class ReleaseStop:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class StopReleased:
     """The emergency stop is released.
 
@@ -175,7 +174,7 @@ class StopReleased:
     was_pressed: bool = wire(BOOL)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class GetStatistics:
     """Ask how the robot is doing: rates, lateness, lease, emergency stop, observers."""
 
@@ -184,7 +183,7 @@ class GetStatistics:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Statistics:
     """The answer; see ``docs/protocol.md`` for what it may hold.
 
@@ -199,7 +198,7 @@ class Statistics:
     values: dict[str, Value] = wire(NAMED)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Probe:
     """Ask for so many bytes, to measure how quickly they come.
 
@@ -214,7 +213,7 @@ class Probe:
     size: int = wire(UINT)
 
 
-@dataclass(frozen=True, slots=True)
+@message(frozen=True, slots=True)
 class Probed:
     """Here they are.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,14 +94,15 @@ def _checked(
 
 
 def _list_of(
-    item: WireType, *, most: int, are_right: Callable[[list[Any]], bool] = lambda raw: False
+    item: WireType, *, most: int, are_right: Callable[[Sequence[Any]], bool] = lambda raw: False
 ) -> WireType:
     """Return the type of a list; ``are_right`` may say at once that all items are, as they are."""
 
     def check(raw: object) -> tuple[Any, ...]:
-        if not isinstance(raw, list) or len(raw) > most:
+        # A list as msgpack reads it, a tuple as our own messages have it.
+        if not isinstance(raw, (list, tuple)) or len(raw) > most:
             raise RemoteProtocolError(f"expected a list of at most {most} of {item.name}")
-        if are_right(raw):
+        if not raw or are_right(raw):
             return tuple(raw)
         return tuple(map(item.check, raw))
 
@@ -158,7 +159,7 @@ def _one_of(choices: type[enum.StrEnum], name: str) -> WireType:
 
 END_REASON: Final = _one_of(EndReason, "end reason")
 ON_STALE: Final = _one_of(OnStale, "on-stale policy")
-VALUE: Final = _checked("value", lambda raw: True, is_free=True)
+VALUE: Final = _checked("value", lambda raw: True, is_free=True, exact=float)
 MAP: Final = _checked("map", lambda raw: isinstance(raw, dict), is_free=True)
 # What decides what a robot does has names, which can be compared and sorted.
 NAMED: Final = _checked(
