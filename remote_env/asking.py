@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from remote_env.errors import ConnectionLostError
-from remote_env.protocol import Connection, Message
+from remote_env.protocol import Buffer, Connection, Message
+from remote_env.protocol.records import record
 from remote_env.resuming import SESSION_LASTS
 from remote_env.transport import join
 
@@ -19,7 +20,7 @@ __all__ = ["Answer", "Asked", "Waiting"]
 _LATE: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """What came back, and where the time went.
 
@@ -81,7 +82,7 @@ class Asked:
     asked_at: float
     deadline: float
     message: Message | None = None
-    frame: list[bytearray] = field(default_factory=list)
+    frame: list[Buffer] = field(default_factory=list)
     sent_at: float = 0.0
     left_at: float = 0.0
     failure: ConnectionLostError | None = None
@@ -91,7 +92,9 @@ class Asked:
     def write(self, connection: Connection) -> Message:
         """Make the request, with the next id."""
         message = self.message = self.make(connection.next_id())
-        self.frame = [join(connection.send(message))]
+        parts = connection.send(message)
+        # Large arrays of it are the caller's, who may write to them before it is sent again.
+        self.frame = parts if len(parts) == 1 else [join(parts)]
         return message
 
     def deadline_at(self, now: float) -> float:

@@ -121,7 +121,13 @@ class Channel(Session):
                 there without it, a ``ServerStoppedError`` if it said goodbye.
         """
         self.begin(make, timeout=timeout)
-        return self.finish()
+        try:
+            return self.finish()
+        except BaseException as error:
+            if self._asked is not None:  # Ctrl-C, before it had begun
+                self._asked = None
+                self._end_for(error)
+            raise
 
     def begin(self, make: Callable[[int], Message], *, timeout: float) -> None:
         """Ask, and do not wait for the answer, which is for ``finish``.
@@ -318,6 +324,13 @@ class Channel(Session):
             arrived_at = time.monotonic()
             answer = connection.receive(frame, arrived_at)
             match answer:
+                case StepDone() | ResetDone() if is_first and answer.id == message.id:
+                    # On another link it may be an old answer. And one that lay there unread
+                    # says how long it took at most.
+                    lay_there = came_at - sent_at > arrived_at - came_at
+                    self._learn_clock(
+                        sent_at, answer.received, answer.sent, arrived_at, lay_there=lay_there
+                    )
                 case None | Repeated():
                     continue
                 case Bye():
@@ -330,13 +343,6 @@ class Channel(Session):
                 case Pong() if answer.id in pings:  # else it was asked for before this request
                     sent = pings.pop(answer.id)
                     self._learn_clock(sent, answer.time, answer.time, arrived_at)
-                case ResetDone() | StepDone() if is_first and answer.id == message.id:
-                    # On another link it may be an old answer. And one that lay there unread
-                    # says how long it took at most.
-                    lay_there = came_at - sent_at > arrived_at - came_at
-                    self._learn_clock(
-                        sent_at, answer.received, answer.sent, arrived_at, lay_there=lay_there
-                    )
             if answer.id == message.id:
                 read_at = time.monotonic()
                 return Answer(

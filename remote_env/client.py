@@ -48,8 +48,8 @@ from remote_env.protocol import (
     Value,
 )
 from remote_env.resuming import SESSION_LASTS
-from remote_env.shared_session import Make, SharedSession
-from remote_env.timing import ClientStatistics, StepTimer
+from remote_env.shared_session import Begun, Make, SharedSession
+from remote_env.timing import ClientStatistics, StepTimer, name_parts
 
 __all__ = ["RobotClient"]
 
@@ -68,8 +68,6 @@ class RobotClient(SharedSession):
     Attributes:
         url: Of the robot.
         spec: What the robot is; known once connected.
-        timing: Where the time of the last reset or step went, in seconds by part; see
-            ``ClientStatistics``.
     """
 
     def __init__(
@@ -98,7 +96,7 @@ class RobotClient(SharedSession):
         hello = functools.partial(make_hello, role, token, (owner or default_owner())[:200])
         super().__init__(url, hello, connect_timeout=connect_timeout)
         self._channel.copies = copy
-        self.timing: dict[str, float] = {}
+        self._timed: tuple[float, ...] = ()
         self._timer = StepTimer()
         self._resets: set[threading.Event] = set()  # of those under way; set to cancel
 
@@ -247,16 +245,18 @@ class RobotClient(SharedSession):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
+        make = functools.partial(
+            Step, episode=episode, step=step, tick=tick, dtypes=tuple(dtypes), action=tuple(action)
+        )
+        begun = Begun(make, time.monotonic(), timeout)
+        self._check_process()
+        left = self._turns.wait_for("step", timeout)
         try:
-            self.begin_step(
-                action, episode=episode, step=step, tick=tick, dtypes=dtypes, timeout=timeout
-            )
-            return self.finish_step()
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C may come between the two
-            self.abandon_step()
-            raise
+            return self._note(self._request(make, left), StepDone)
+        except ActionRefusedError as error:
+            return self._step_again(begun, timeout, error)
+        finally:
+            self._turns.release()
 
     def begin_step(
         self,
@@ -284,17 +284,9 @@ class RobotClient(SharedSession):
         Raises:
             LocalProtocolError: If the step before was not finished; the session goes on.
         """
-
-        def make(id: int) -> Step:
-            return Step(
-                id,
-                episode=episode,
-                step=step,
-                tick=tick,
-                dtypes=tuple(dtypes),
-                action=tuple(action),
-            )
-
+        make = functools.partial(
+            Step, episode=episode, step=step, tick=tick, dtypes=tuple(dtypes), action=tuple(action)
+        )
         self._begin("step", make, timeout)
 
     def finish_step(self, *, timeout: float | None = None) -> StepDone:
@@ -310,18 +302,25 @@ class RobotClient(SharedSession):
         """
         begun = self._go_on("finish_step")
         try:
-            try:
-                return self._note(self._finish(timeout), StepDone)
-            except ActionRefusedError as error:
-                # The server cannot tell an action that was held up from a learner that was silent
-                # before it. We can: this one was made just now, by our own clock.
-                age = time.monotonic() - begun.at
-                if error.code != "robot.action.expired" or age > self.spec.action_lifetime:
-                    raise
-            left = (begun.timeout if timeout is None else timeout) - age
-            return self._note(self._request(begun.make, max(left, 0.001)), StepDone)
+            return self._note(self._finish(timeout), StepDone)
+        except ActionRefusedError as error:
+            return self._step_again(begun, begun.timeout if timeout is None else timeout, error)
         finally:
             self._turns.release()
+
+    def _step_again(self, begun: Begun, timeout: float, error: ActionRefusedError) -> StepDone:
+        """Ask for a step once more that was refused although it was not late; has a turn.
+
+        The server cannot tell an action that was held up from a learner that was silent before
+        it. We can: this one was made just now, by our own clock.
+
+        Raises:
+            ActionRefusedError: If it was late, or refused for something else.
+        """
+        age = time.monotonic() - begun.at
+        if error.code != "robot.action.expired" or age > self.spec.action_lifetime:
+            raise error
+        return self._note(self._request(begun.make, max(timeout - age, 0.001)), StepDone)
 
     @property
     def is_stepping(self) -> bool:
@@ -341,8 +340,13 @@ class RobotClient(SharedSession):
         message = answer.message
         assert isinstance(message, kind)
         assert isinstance(message, (ResetDone, StepDone))
-        self.timing = self._timer.note(answer, message)
+        self._timed = self._timer.note(answer, message)
         return message
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """Where the time of the last reset or step went, in seconds by part."""
+        return name_parts(self._timed) if self._timed else {}
 
     def age_of(self, server_time: float) -> tuple[float, float]:
         """Return how long ago something was, and by how much that may be wrong.

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -24,7 +24,7 @@ from remote_env.errors import (
     EpisodeOverError,
     LocalProtocolError,
 )
-from remote_env.protocol import EndReason, OnStale, Value
+from remote_env.protocol import EndReason, OnStale, StepDone, Value
 from remote_env.recovery import Recovery
 from remote_env.relabelling import Relabelling
 from remote_env.resuming import ServerStoppedError
@@ -267,14 +267,22 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
+        if not self._is_running or self.is_stepping:
+            self._refuse_step("step")
+        arrays, dtypes = self._translator.flatten(action)
+        self._sent = arrays
         try:
-            self.send_step(action)
-            return self.receive_step()
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C may come between the two
-            self._client.abandon_step()
-            raise
+            done = self._client.step(
+                arrays,
+                episode=self._episode,
+                step=self._steps + 1,
+                tick=self._tick,
+                dtypes=dtypes,
+                timeout=self._step_timeout,
+            )
+        except (ActionRefusedError, ConnectionLostError) as error:
+            return self._fail(error)
+        return self._take_in(done)
 
     def send_step(self, action: Any) -> None:
         """Send an action and do not wait for what comes of it: ``receive_step`` returns that.
@@ -291,29 +299,31 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             LocalProtocolError: If there was no ``reset``, or the step before was not received.
             EpisodeOverError: If the episode has ended.
         """
-        self._check_received("send_step")
+        if not self._is_running or self.is_stepping:
+            self._refuse_step("send_step")
+        arrays, dtypes = self._translator.flatten(action)
+        self._sent = arrays
+        self._client.begin_step(
+            arrays,
+            episode=self._episode,
+            step=self._steps + 1,
+            tick=self._tick,
+            dtypes=dtypes,
+            timeout=self._step_timeout,
+        )
+
+    def _refuse_step(self, what: str) -> NoReturn:
+        """Say why there can be no step now."""
+        self._check_received(what)
         if self._ended_by and not self._is_closed:
             raise EpisodeOverError(
                 f"the episode ended after {self._steps} steps ({self._ended_by}); call env.reset() "
                 "to begin the next one"
             )
-        if not self._is_running:
-            if self._is_closed:
-                raise LocalProtocolError("step after close; make a new environment")
-            when = "after the episode was cut short" if self._episode else "before reset"
-            raise LocalProtocolError(f"step {when}; call env.reset() first")
-        arrays = self._translator.flatten(action)
-        layout = self._translator.action.layout
-        differ = any(a.dtype != leaf.dtype for a, leaf in zip(arrays, layout, strict=True))
-        self._sent = arrays
-        self._client.begin_step(
-            [np.asarray(array, order="C") for array in arrays],
-            episode=self._episode,
-            step=self._steps + 1,
-            tick=self._tick,
-            dtypes=[array.dtype.str for array in arrays] if differ else (),
-            timeout=self._step_timeout,
-        )
+        if self._is_closed:
+            raise LocalProtocolError("step after close; make a new environment")
+        when = "after the episode was cut short" if self._episode else "before reset"
+        raise LocalProtocolError(f"step {when}; call env.reset() first")
 
     def receive_step(
         self, timeout: float | None = None
@@ -337,15 +347,28 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             raise LocalProtocolError(f"receive_step {when}")
         try:
             done = self._client.finish_step(timeout=timeout)
-        except ActionRefusedError as error:
-            if error.code != "robot.action.expired":
-                raise
-            # It was under way while the link was down, too long to be executed any more.
-            return self._lose(ConnectionLostError(str(error)))
-        except ConnectionLostError as error:
+        except (ActionRefusedError, ConnectionLostError) as error:
+            return self._fail(error)
+        return self._take_in(done)
+
+    def _fail(
+        self, error: ActionRefusedError | ConnectionLostError
+    ) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """End the episode if an error means that the robot was lost.
+
+        Raises:
+            RemoteEnvError: The error, if it means something else.
+        """
+        if isinstance(error, ConnectionLostError):
             if self._is_closed:  # by another thread, in the middle of this
-                raise
+                raise error
             return self._lose(error)
+        if error.code != "robot.action.expired":
+            raise error
+        # It was under way while the link was down, too long to be executed any more.
+        return self._lose(ConnectionLostError(str(error)))
+
+    def _take_in(self, done: StepDone) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if done.remote.get("invalid_transition"):
             self._end(done.end_reason or EndReason.ROBOT)
         else:

@@ -13,7 +13,6 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Self, TypeAlias, TypeVar
 
 from remote_env.arguments import check_timeout
@@ -23,6 +22,7 @@ from remote_env.closing import close_soon, take_last_turn
 from remote_env.errors import DeadlineExceededError, LocalProtocolError, RemoteEnvError
 from remote_env.keeper import keep_alive, stop_keeping
 from remote_env.protocol import Heartbeat, Message, Release
+from remote_env.protocol.records import record
 from remote_env.session import MakeHello
 from remote_env.spec import RobotSpec
 from remote_env.turns import Turns
@@ -37,7 +37,7 @@ T = TypeVar("T", bound=Message)
 Make: TypeAlias = Callable[[int], Message]  # a request, given its id
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Begun:
     """A call in two halves, of which the first was made.
 

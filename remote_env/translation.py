@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from remote_env.errors import ActionRefusedError, ConfigurationError, LocalProtocolError
 from remote_env.pictures import pictures_of, tile
 from remote_env.protocol import EndReason, ResetDone, StepDone
+from remote_env.protocol.arrays import ArraySpec
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
 
@@ -87,6 +88,7 @@ class Translator:
         ]
         self._render_mode = render_mode
         self._pictures: list[NDArray[Any]] = []
+        self._keeps_dtype = spec.out_of_bounds is OutOfBounds.PASS
         self._is_lockstep = spec.mode is Mode.LOCKSTEP
         self._keeps_last = keeps_last
         self._age_of = age_of
@@ -102,19 +104,31 @@ class Translator:
             "render_fps": max(1, round(self.spec.control_hz)),
         }
 
-    def flatten(self, action: Any) -> list[NDArray[Any]]:
-        """Take an action apart: one array for each leaf of the action space.
+    def flatten(self, action: Any) -> tuple[list[NDArray[Any]], tuple[str, ...]]:
+        """Take an action apart: one array for each leaf of the action space, C-contiguous.
+
+        Returns:
+            The arrays, and their dtypes if they are not those of the action space, else nothing.
 
         Raises:
             ActionRefusedError: If shape or dtype are wrong.
         """
-        keeps_dtype = self.spec.out_of_bounds is OutOfBounds.PASS
         try:
-            return self.action.flatten(action, keep_dtype=keeps_dtype)
+            arrays = [
+                np.asarray(array, order="C")
+                for array in self.action.flatten(action, keep_dtype=self._keeps_dtype)
+            ]
         except (ValueError, TypeError, RuntimeError) as error:  # the last is torch's
             raise ActionRefusedError(
                 f"the action does not fit the action space: {error}", code="robot.action.shape"
             ) from None
+        if not self._keeps_dtype or all(map(self._is_agreed, arrays, self.action.layout)):
+            return arrays, ()
+        return arrays, tuple(array.dtype.str for array in arrays)
+
+    @staticmethod
+    def _is_agreed(array: NDArray[Any], leaf: ArraySpec) -> bool:
+        return array.dtype == leaf.dtype
 
     def begin(
         self, done: ResetDone, *, timing: Mapping[str, float] | None

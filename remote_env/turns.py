@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from remote_env.errors import DeadlineExceededError, LocalProtocolError
 
@@ -34,6 +34,7 @@ class Turns:
         self._owner: int | None = None  # whoever compares it with itself sees its own value
         self._parked_by: int | None = None
         self._is_lent = False
+        self._waiting = 0  # for a change; nobody is told where nobody waits
         self._doing = ""
         self._since = 0.0
 
@@ -58,9 +59,8 @@ class Turns:
         if self.is_mine:
             return False
         with self._changed:
-            if not self._is_free(may_be_parked=may_be_parked) and not self._changed.wait_for(
-                lambda: self._is_free(may_be_parked=may_be_parked),
-                min(max(timeout, 0.0), threading.TIMEOUT_MAX),
+            if not self._is_free(may_be_parked=may_be_parked) and not self._wait_until(
+                lambda: self._is_free(may_be_parked=may_be_parked), timeout
             ):
                 return False
             self._owner, self._parked_by = threading.get_ident(), None
@@ -71,11 +71,23 @@ class Turns:
         is_parked = self._parked_by is not None
         return self._owner is None and not self._is_lent and (may_be_parked or not is_parked)
 
+    def _wait_until(self, is_so: Callable[[], bool], timeout: float) -> bool:
+        """Wait for a change, with the lock."""
+        self._waiting += 1
+        try:
+            return self._changed.wait_for(is_so, min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        finally:
+            self._waiting -= 1
+
+    def _tell(self) -> None:
+        if self._waiting:
+            self._changed.notify_all()
+
     def release(self) -> None:
         """End a turn that was taken, also if it is parked now."""
         with self._changed:
             self._owner = self._parked_by = None
-            self._changed.notify_all()
+            self._tell()
 
     @contextlib.contextmanager
     def take(self, what: str, timeout: float) -> Iterator[float]:
@@ -97,6 +109,11 @@ class Turns:
 
     def wait_for(self, what: str, timeout: float) -> float:
         """Take a turn, as ``take``; whoever got it calls ``release``, or ``park``."""
+        with self._changed:
+            if self._owner is None and self._parked_by is None and not self._is_lent:
+                self._owner = threading.get_ident()
+                self._doing, self._since = what, time.monotonic()
+                return timeout
         if self.is_mine:
             raise LocalProtocolError(
                 f"{what}() in the middle of {self._doing}(), from a callback or a signal handler: "
@@ -123,7 +140,7 @@ class Turns:
         """Leave the turn that the calling thread has to the call that will ``take_back``."""
         with self._changed:
             self._owner, self._parked_by = None, threading.get_ident()
-            self._changed.notify_all()
+            self._tell()
 
     def take_back(self, timeout: float) -> bool:
         """Go on with the turn that is parked, on any thread; then call ``release``.
@@ -135,7 +152,8 @@ class Turns:
             Whether there is one.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_lent, timeout)
+            if self._is_lent:
+                self._wait_until(lambda: not self._is_lent, timeout)
             if self._parked_by is None or self._is_lent:
                 return False
             self._owner, self._parked_by = threading.get_ident(), None
@@ -154,7 +172,7 @@ class Turns:
             if may_use:
                 with self._changed:
                     self._is_lent = False
-                    self._changed.notify_all()
+                    self._tell()
 
     def going_on(self) -> str:
         """Say what the newest turn is for, and since when."""

@@ -368,7 +368,7 @@ def test_ctrl_c_between_the_halves_of_a_step_leaves_nothing_behind(env, server, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(env, "receive_step", interrupt)
+        patched.setattr(env._client._channel, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             env.step(ONE)
     wait_for(lambda: server.statistics()["lease"]["owner"] is None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from remote_env.protocol.arrays import ArraySpec
-from remote_env.protocol.fields import Arrays, Role, arrays, message, wire
+from remote_env.protocol.fields import Arrays, Role, arrays, wire
+from remote_env.protocol.records import record
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import (
     ARRAYS,
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hello:
     """The first message: who connects, and what for.
 
@@ -73,7 +74,7 @@ class Hello:
     asking: int = wire(UINT)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Welcome:
     """Everything about the robot that does not change.
 
@@ -107,7 +108,7 @@ class Welcome:
     metadata: dict[str, Value] = wire(NAMED)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Subscribe:
     """Choose the arrays of every later observation, and their order.
 
@@ -130,7 +131,7 @@ class Subscribe:
     kept: tuple[str, ...] = wire(TEXTS, default=())
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Subscribed:
     """From now on observations hold these arrays, in this order."""
 
@@ -140,7 +141,7 @@ class Subscribed:
     streams: tuple[str, ...] = wire(TEXTS)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reset:
     """Begin an episode; takes the lease.
 
@@ -161,7 +162,7 @@ class Reset:
     max_steps: int | None = wire(optional(UINT))
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Progress:
     """How far a reset is, while it lasts; any number of them before its answer.
 
@@ -178,7 +179,7 @@ class Progress:
     text: str = wire(TEXT)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResetDone:
     """The first observation of an episode.
 
@@ -216,7 +217,7 @@ class ResetDone:
     observation: Arrays = arrays("observation")
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """Execute one action.
 
@@ -240,7 +241,7 @@ class Step:
     action: Arrays = arrays("action")
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StepDone:
     """What came of the action; fields as in ``ResetDone``.
 
@@ -289,7 +290,7 @@ class StepDone:
     observation: Arrays = arrays("observation")
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Observe:
     """Watch: from now on the server sends an ``Observation`` whenever there is a new one.
 
@@ -304,7 +305,7 @@ class Observe:
     hz: float = wire(NUMBER)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Observing:
     """Observations follow, the first at once if there is one."""
 
@@ -313,7 +314,7 @@ class Observing:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Observation:
     """The newest of every subscribed stream, for an observer; has ``id`` 0.
 

@@ -195,15 +195,16 @@ class Connection:
         if self.state is State.CLOSED:
             return None
         message = decode(frame, self.layouts, limits=self._limits)
-        if self._was_asked_before(message):
-            return self._answer_again(message)
-        if self._was_answered_before(message):
+        if self.role is Role.SERVER:
+            if type(message) in REPLIES and self._was_used(message.id):
+                return self._answer_again(message)
+        elif self._was_answered_before(message):
             return None
         following = self._judge(message, self.peer_role, RemoteProtocolError)
-        if isinstance(message, (StepDone, ResetDone, Observation)):
+        if isinstance(message, (StepDone, ResetDone, Observation)) and self._kept.indices:
             message = self._kept.fill(message)
         self._advance(message, following)
-        if message.id in self._forgotten:
+        if self._forgotten and message.id in self._forgotten:
             if message.id not in self._waiting:
                 self._forgotten.discard(message.id)
             return None
@@ -229,11 +230,11 @@ class Connection:
                 f"{kind.__name__} may not be sent by the {sender.value} in the state "
                 f"{self.state.value!r}"
             )
-        if isinstance(message, Subscribe):
-            _check_choice(message.kept, message.streams, blame)
         if kind in REPLIES:
             if self._was_used(message.id):
                 raise blame(f"request id {message.id} was used before")
+            if isinstance(message, Subscribe):
+                _check_choice(message.kept, message.streams, blame)
         elif kind in _UNASKED:
             if message.id != 0:
                 raise blame(f"{kind.__name__} has the id 0, not {message.id}")
@@ -267,6 +268,8 @@ class Connection:
         elif kind is not Error and REPLIES[type(request)] is not kind:
             raise blame(f"{type(request).__name__} was answered by {kind.__name__}")
         match message:
+            case StepDone() | ResetDone():
+                self._check_times(message, blame)
             case Welcome():
                 if message.resumed and self._past is None:
                     raise blame("a connection was resumed that was not asked to")
@@ -277,32 +280,29 @@ class Connection:
                 _check_choice(message.streams, self._streams.names, blame)
                 if not isinstance(request, Subscribe) or request.streams != message.streams:
                     raise blame("the streams that were subscribed are not those asked for")
-            case ResetDone() | StepDone():
-                self._check_times(message, blame)
 
     def _check_times(
         self, message: ResetDone | StepDone | Observation, blame: type[ProtocolError]
     ) -> None:
-        if not isinstance(message, ResetDone) and not set(message.unchanged) <= set(
-            self._kept.indices
-        ):
-            raise blame(f"arrays {message.unchanged!r:.200} are left out, which nobody keeps")
+        unchanged = () if isinstance(message, ResetDone) else message.unchanged
+        if unchanged and not set(unchanged) <= set(self._kept.indices):
+            raise blame(f"arrays {unchanged!r:.200} are left out, which nobody keeps")
         allowed = (0, len(self.layouts.observation))
         if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
             raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
 
     def _advance(self, message: Message, following: State) -> None:
         self._stand(following)
-        request: Message | None = None
-        if type(message) in REPLIES:
+        kind = type(message)
+        if kind in REPLIES:
             self._last_id = max(self._last_id, message.id)
             self._waiting[message.id] = message
             if message.id == self._asked_in_vain:
                 self._asked_in_vain = 0
-            if type(message) not in OUT_OF_BAND:
+            if kind not in OUT_OF_BAND:
                 self._channel_id = message.id
-        elif type(message) is not Progress:
-            request = self._waiting.pop(message.id, None)
+            return
+        request = None if kind is Progress else self._waiting.pop(message.id, None)
         if isinstance(message, Welcome):
             self._adopt_welcome(message)
         elif isinstance(message, Subscribed):
@@ -355,10 +355,6 @@ class Connection:
         if state is not State.CLOSED:
             self._stood_at = state
 
-    def _was_asked_before(self, message: Message) -> bool:
-        is_request = self.role is Role.SERVER and type(message) in REPLIES
-        return is_request and self._was_used(message.id)
-
     def _was_used(self, request_id: int) -> bool:
         is_awaited = request_id == self._asked_in_vain != 0
         return request_id <= self._last_id and not is_awaited
@@ -372,14 +368,9 @@ class Connection:
         raise RemoteProtocolError(f"request id {message.id} was used before")
 
     def _was_answered_before(self, message: Message) -> bool:
-        """Whether this answers a request of ours that already has its answer."""
-        is_answer = type(message) is Error or type(message) in _ANSWERS
-        return (
-            self.role is Role.CLIENT
-            and is_answer
-            and 0 < message.id <= self._last_id
-            and message.id not in self._waiting
-        )
+        """Whether this answers a request of ours, a client, that already has its answer."""
+        is_answer = type(message) in _ANSWERS or type(message) is Error
+        return is_answer and 0 < message.id <= self._last_id and message.id not in self._waiting
 
     def close(self) -> None:
         """Note that the transport is gone: nothing may be said any more."""

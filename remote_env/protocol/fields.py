@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import field
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from remote_env.protocol.wiretypes import WireType
 
-if TYPE_CHECKING:
-    from dataclasses import dataclass as message
-else:
-
-    def message(*, frozen: bool, slots: bool) -> Callable[[type], type]:
-        """Make a dataclass, frozen for who checks types and not at run time.
-
-        To build a frozen ``StepDone`` takes 4.7 us, one that only mypy guards 0.44 us.
-        """
-        del frozen
-        return dataclass(slots=slots)
-
-
-__all__ = ["Arrays", "Role", "arrays", "message", "wire"]
+__all__ = ["Arrays", "Role", "arrays", "wire"]
 
 
 class Role(enum.Enum):

@@ -49,8 +49,6 @@ class KeptArrays:
             raise RemoteProtocolError(
                 f"array {missing[0]} is said to be unchanged, and it never came or is not kept"
             )
-        if not self.indices:
-            return message
         present = iter(message.observation)
         count = len(message.observation) + len(unchanged)
         arrays = [self._copy(i) if i in unchanged else next(present) for i in range(count)]

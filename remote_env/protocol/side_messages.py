@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from remote_env.protocol.fields import Role, message, wire
+from remote_env.protocol.fields import Role, wire
+from remote_env.protocol.records import record
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import (
     BOOL,
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Release:
     """Give the lease back; the robot holds."""
 
@@ -44,7 +45,7 @@ class Release:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Released:
     """The lease is free."""
 
@@ -53,7 +54,7 @@ class Released:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ping:
     """Ask for a ``Pong`` from the server's network thread, past all queues."""
 
@@ -62,7 +63,7 @@ class Ping:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Pong:
     """The answer, with the robot's monotonic clock, in seconds."""
 
@@ -72,7 +73,7 @@ class Pong:
     time: float = wire(FLOAT)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Heartbeat:
     """A sign of life between calls; has no reply, and ``id`` 0."""
 
@@ -81,7 +82,7 @@ class Heartbeat:
     id: int = 0
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Error:
     """The request with this id failed; with ``id`` 0, the connection did.
 
@@ -100,7 +101,7 @@ class Error:
     retryable: bool = wire(BOOL)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bye:
     """The sender closes the connection on purpose; has no reply, and ``id`` 0."""
 
@@ -110,7 +111,7 @@ class Bye:
     id: int = 0
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancel:
     """Ask that a reset be given up; has no reply of its own, and ``id`` 0.
 
@@ -126,7 +127,7 @@ class Cancel:
     id: int = 0
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EmergencyStop:
     """Stop the robot, now and until a ``ReleaseStop``; any client may, with or without lease.
 
@@ -141,7 +142,7 @@ class EmergencyStop:
     reason: str = wire(TEXT)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EmergencyStopped:
     """The emergency stop is latched. ``Statistics`` tell whether the robot's code has obeyed."""
 
@@ -150,7 +151,7 @@ class EmergencyStopped:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReleaseStop:
     """Release the emergency stop. Nothing moves by that: it takes a reset and an action."""
 
@@ -159,7 +160,7 @@ class ReleaseStop:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StopReleased:
     """The emergency stop is released.
 
@@ -174,7 +175,7 @@ class StopReleased:
     was_pressed: bool = wire(BOOL)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetStatistics:
     """Ask how the robot is doing: rates, lateness, lease, emergency stop, observers."""
 
@@ -183,7 +184,7 @@ class GetStatistics:
     id: int
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Statistics:
     """The answer; see ``docs/protocol.md`` for what it may hold.
 
@@ -198,7 +199,7 @@ class Statistics:
     values: dict[str, Value] = wire(NAMED)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Probe:
     """Ask for so many bytes, to measure how quickly they come.
 
@@ -213,7 +214,7 @@ class Probe:
     size: int = wire(UINT)
 
 
-@message(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Probed:
     """Here they are.
 

@@ -50,6 +50,9 @@ __all__ = ["OUT_OF_BAND", "TRANSITIONS", "State", "diagram"]
 class State(enum.Enum):
     """Where a connection stands."""
 
+    # In C. That of Enum is a function in Python, and each message looks states up four times.
+    __hash__ = object.__hash__
+
     OPENING = "opening"
     GREETED = "greeted"
     READY = "ready"

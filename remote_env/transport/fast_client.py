@@ -167,7 +167,9 @@ class FastLink:
             try:
                 frame = self._cutter.take()
             finally:
-                self._flush()
+                if self._library.was_fed:
+                    self._library.was_fed = False
+                    self._flush()
             if frame is not None or not self._cutter.has_more:
                 return frame
             if time.monotonic() > deadline + _GRACE:

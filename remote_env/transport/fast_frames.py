@@ -126,9 +126,18 @@ def end_of_head(data: Buffer) -> int:
 
 
 class Library:
-    """The library's protocol for one end of a connection, for all that is not a usual frame."""
+    """The library's protocol for one end of a connection, for all that is not a usual frame.
+
+    Attributes:
+        protocol: The library's own.
+        is_over: Whether nothing that comes counts any more: the peer closed, or broke the
+            standard.
+        was_fed: Set by ``feed``, after which the library may have something to send.
+    """
 
     def __init__(self, protocol: Protocol) -> None:
+        self.is_over = False
+        self.was_fed = True  # what came behind the handshake
         self.protocol = protocol
         self._is_server = protocol.side is Side.SERVER
         assert protocol.max_message_size is not None
@@ -153,11 +162,6 @@ class Library:
             return f"the peer broke the WebSocket protocol: {broken}"
         return ""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing that comes counts any more: the peer closed, or broke the standard."""
-        return self.protocol.close_rcvd is not None or self.protocol.parser_exc is not None
-
     def is_usual(self, header: Header) -> bool:
         """Whether a frame is not the library's."""
         return (
@@ -174,6 +178,8 @@ class Library:
             RemoteProtocolError: If that is text.
         """
         self.protocol.receive_data(data)
+        self.was_fed = True
+        self.is_over = self.protocol.close_rcvd is not None or self.protocol.parser_exc is not None
         completed: Request | bytearray | None = None
         for event in self.protocol.events_received():
             if isinstance(event, Request):

@@ -75,7 +75,7 @@ class EpisodeAnswers:
         """
         captured = result.captured
         sequences, stamps = self._times_of(captured, watch)
-        observation = tuple(captured.fields[name].array for name in watch.streams)
+        observation = tuple([captured.fields[name].array for name in watch.streams])
         sent = time.monotonic()
         return StepDone(
             id=message.id,
@@ -117,7 +117,7 @@ class EpisodeAnswers:
         if self._clocked.isdisjoint(watch.streams):
             return (), ()
         fields = [captured.fields[name] for name in watch.streams]
-        return tuple(f.sequence for f in fields), tuple(float(f.stamp) for f in fields)
+        return tuple([f.sequence for f in fields]), tuple([float(f.stamp) for f in fields])
 
 
 def _listed(durations: Breakdown, since_taken: float) -> tuple[float, float, float, float]:

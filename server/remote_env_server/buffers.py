@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from remote_env.protocol.pool import REFERENCES_WHEN_FREE
+from remote_env.protocol.records import record
 from remote_env_server.configs import CameraConfig, ProprioConfig
 
 __all__ = ["CameraBuffer", "CameraRecord", "Field", "ProprioBuffer", "SlotPool"]
@@ -62,7 +63,7 @@ class SlotPool:
         return slot
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Field:
     """One array as it was published; immutable.
 
@@ -121,7 +122,7 @@ class Field:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CameraRecord:
     """The newest capture of a camera; immutable.
 

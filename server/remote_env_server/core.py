@@ -31,6 +31,7 @@ from remote_env.errors import (
     RemoteEnvError,
 )
 from remote_env.protocol import EmergencyStopped, EndReason, Message, Released, StopReleased
+from remote_env.protocol.records import record
 from remote_env_server.lease import STALE_AFTER, Holder, Lease
 from remote_env_server.requests import ResetRequest, StepRequest
 
@@ -89,7 +90,7 @@ class Resumed:
     peer: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Heard:
     """A client gave a sign of life."""
 
@@ -114,7 +115,7 @@ class ResetAsked:
     take: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StepAsked:
     """A client asks for a step.
 
@@ -131,7 +132,7 @@ class StepAsked:
     is_again: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answered:
     """The control thread is done with a request."""
 
@@ -181,7 +182,7 @@ Event: TypeAlias = (
 # Effects, to be carried out in their order
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submit:
     """Hand a request to the control thread."""
 
@@ -292,6 +293,7 @@ class SessionCore:
         self._is_realtime = is_realtime
         self._action_lifetime = action_lifetime
         self._clients: dict[int, _Client] = {}
+        self._are_detached = False  # some of them, perhaps
 
     def find(self, now: float, token: str, process: str) -> int | None:
         """Return the client that may resume with this token."""
@@ -316,7 +318,7 @@ class SessionCore:
             event: From a client that has joined and was not dropped, or ``Joined``. Events of
                 others have no effect.
         """
-        effects = self.expire(now)
+        effects = self.expire(now) if self._are_detached else []
         if isinstance(event, Joined):
             holder = Holder(event.peer, event.process, event.owner)
             self._clients[event.peer] = _Client(holder, event.token, now)
@@ -332,14 +334,14 @@ class SessionCore:
         if not isinstance(event, Left):
             self._note_heard(client, now)
         match event:
+            case StepAsked():  # first, for it comes most often
+                effects += self._step(now, client, event)
             case Resumed():
                 client.detached_at = None
             case Left():
                 effects += self._leave(now, client, for_good=event.for_good)
             case ResetAsked():
                 effects += self._reset(now, client, event)
-            case StepAsked():
-                effects += self._step(now, client, event)
             case ReleaseAsked():
                 effects += self._return_lease(client, EndReason.OPERATOR)
                 effects += [CancelReset(reset) for reset in client.resets.values()]
@@ -371,6 +373,7 @@ class SessionCore:
     def expire(self, now: float) -> list[Effect]:
         """Forget who did not resume in time; return what is to be done about it, in order."""
         gone = [client for client in self._clients.values() if _is_gone(client, now)]
+        self._are_detached = any(c.detached_at is not None for c in self._clients.values())
         effects: list[Effect] = []
         for client in gone:
             effects += self._forget(client)
@@ -382,6 +385,7 @@ class SessionCore:
         # Who waited for the robot, a minute perhaps, was not silent until now.
         client.heard_at = _alive_at(client, now)
         client.detached_at = now
+        self._are_detached = True
         return [Hold(None)] if self._is_realtime else []
 
     def _forget(self, client: _Client) -> list[Effect]:

@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 _TELL_EVERY: Final = 5.0
+# What authors return; to ask whether something else can be awaited takes 2 us.
+_NO_AWAITABLE: Final = frozenset({type(None), Snapshot, Outcome, dict, tuple, np.ndarray})
 
 
 def text_of(error: BaseException) -> str:
@@ -70,6 +72,7 @@ class Driver:
         self._name = type(robot).__name__
         self._runner = asyncio.Runner()
         self._codec: SpaceCodec | None = None
+        self._declared: set[str] = set()  # streams
         self._has_own_snapshot = type(robot).get_obs is Robot.get_obs
         self._has_warned = False
         self._last_told = -math.inf
@@ -90,6 +93,7 @@ class Driver:
         extra = self._await(self.robot.get_metadata())
         self.spec = describe_robot(self.robot, mode, extra)
         self._codec = SpaceCodec(self.spec.observation_space, root="observation")
+        self._declared = {stream.name for stream in self.spec.streams}
 
     def close(self) -> None:
         """Close the robot, and stop its sensor threads; logs what goes wrong."""
@@ -168,10 +172,10 @@ class Driver:
         else:
             fields = self._fields_of(observation, before, now, tick)
         self._check_sensors(fields)
-        missing = [s.name for s in self.spec.streams if s.name not in fields]
-        if missing:
+        if not self._declared <= fields.keys():
+            missing = next(s.name for s in self.spec.streams if s.name not in fields)
             raise RobotFaultError(
-                f"{self._name}.get_obs() delivers no {missing[0]!r}, which its streams() declare"
+                f"{self._name}.get_obs() delivers no {missing!r}, which its streams() declare"
             )
         return Captured(observation, fields, tick, now, taken_at, remote)
 
@@ -271,16 +275,14 @@ class Driver:
             RobotError: If the robot's code failed, or returned something else.
         """
         outcome = self._call(self.robot.outcome, observation)
+        if type(outcome) is Outcome and type(outcome.info) is dict and _is_plain(outcome):
+            return outcome  # as most are
         if not isinstance(outcome, Outcome):
             raise self._wrong("outcome", outcome, "an Outcome")
         if not isinstance(outcome.reward, (int, float, np.number, np.bool_)):
             raise self._wrong("outcome", outcome.reward, "a number as reward")
         if not isinstance(outcome.info, Mapping):
             raise self._wrong("outcome", outcome.info, "a dict as info")
-        if type(outcome.terminated) is type(outcome.truncated) is bool and isinstance(
-            outcome.end_reason, EndReason
-        ):
-            return outcome
         try:
             return replace(
                 outcome,
@@ -351,7 +353,7 @@ class Driver:
         """
         try:
             result = function(*args, **kwargs)
-            return result if result is None else self._await(result)
+            return result if type(result) in _NO_AWAITABLE else self._await(result)
         except ActionRefusedError as error:
             if may_refuse:
                 raise
@@ -368,6 +370,14 @@ class Driver:
                 f"{name}() raised {type(error).__name__}: {text_of(error)}. The robot's log has "
                 "the traceback"
             ) from error
+
+
+def _is_plain(outcome: Outcome) -> bool:
+    return (
+        type(outcome.reward) is float
+        and type(outcome.terminated) is type(outcome.truncated) is bool
+        and type(outcome.end_reason) is EndReason
+    )
 
 
 def _fault(error: RobotError) -> RobotFaultError:

@@ -167,7 +167,7 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
         """
         if self._loop is not None and not self._episode:
             raise LocalProtocolError("step before reset; call env.reset() first")
-        arrays = self._translator.flatten(action)
+        arrays, _ = self._translator.flatten(action)
         came = time.monotonic()
         try:
             guarded = self._guard.check([_own(array) for array in arrays])

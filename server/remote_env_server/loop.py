@@ -167,10 +167,10 @@ class Loop:
         """Do what is asked for, and what is due."""
         self._obey_emergency_stop()
         match request:
-            case ResetRequest():
-                self._answer(request, self._reset)
             case StepRequest():
                 self._answer(request, self._begin_step if self._is_realtime else self._step)
+            case ResetRequest():
+                self._answer(request, self._reset)
             case HoldRequest(reason=None):
                 self._hold_for_now()
             case HoldRequest(reason=EndReason() as reason):

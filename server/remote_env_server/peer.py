@@ -208,7 +208,7 @@ class Peer:
     def _dispatch(self, message: Message, now: float) -> None:
         try:
             match message:
-                case Step():
+                case Step():  # first, for it comes most often
                     self._on_step(message, now)
                 case Reset():
                     self._on_reset(message, now)

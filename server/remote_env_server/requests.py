@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from remote_env.errors import LeaseError, RemoteEnvError, ResetCancelledError
+from remote_env.protocol.records import record
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import EndReason, OnStale
 from remote_env_server.buffers import Field
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Captured:
     """An observation, by reference, and when it was taken.
 
@@ -63,7 +64,7 @@ class Watch:
     on_stale: OnStale = OnStale.TRUNCATE
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Breakdown:
     """Where the time of a request went on the control thread, in seconds.
 
@@ -89,7 +90,7 @@ class ResetResult:
     durations: Breakdown
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StepResult:
     """A step was executed; the answer is held back by ``latency`` seconds.
 
@@ -150,7 +151,7 @@ class ResetRequest:
             )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class StepRequest:
     """Execute an action that the guard has passed.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from remote_env.errors import ActionRefusedError, ConfigurationError
 from remote_env.protocol.arrays import ArraySpec
+from remote_env.protocol.records import record
 from remote_env.protocol.values import Value
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import OutOfBounds
@@ -44,7 +45,7 @@ def action_lifetime(control_period: float) -> float:
     return max(2 * control_period, min(max(5 * control_period, _SHORTEST), _LONGEST))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GuardedAction:
     """An action that may go to the robot.
 

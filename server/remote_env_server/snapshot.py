@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from remote_env.protocol.records import record
 from remote_env_server.buffers import CameraBuffer, Field, ProprioBuffer
 
 __all__ = ["Snapshot", "take_snapshot"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Snapshot(Mapping[str, NDArray[Any]]):
     """The newest capture of every stream, as one mapping from stream name to array.
 
