@@ -79,6 +79,7 @@ fuzz: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/unchanged.py
+	$(BIN)/python benchmarks/head_of_line.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py
