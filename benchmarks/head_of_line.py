@@ -17,6 +17,7 @@ all, in a network namespace of their own.
 
 import argparse
 import ctypes
+import functools
 import json
 import multiprocessing
 import os
@@ -198,11 +199,8 @@ class Eight(Robot):
         """Start the sensors."""
         image, depth = np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32)
         for i in range(8):
-            self.start_sensor(
-                f"cam{i}",
-                lambda name=f"cam{i}": self.update_camera(name, image=image, depth=depth),
-                hz=30,
-            )
+            publish = functools.partial(self.update_camera, f"cam{i}", image=image, depth=depth)
+            self.start_sensor(f"cam{i}", publish, hz=30)
         self.start_sensor(
             "joints", lambda: self.update_proprio("joint_pos", np.zeros(7, np.float32)), hz=200
         )
