@@ -2,8 +2,9 @@
 
 A frame is a prefix of 24 bytes, a msgpack array (the header), and the raw bytes of arrays (the
 payload). The header is the values of the message's fields, in order: names in every message took
-two thirds of the time of a step's codec. Arrays of the agreed layout come first; arrays inside
-``info`` and other free-form values follow, and their dtypes and shapes stand last in the header.
+a quarter of a step's bytes and time (``docs/decisions/0001-the-frame.md``). Arrays of the agreed
+layout come first; arrays inside ``info`` and other free-form values follow, and their dtypes and
+shapes stand last in the header.
 
 Decoding trusts nothing: sizes are checked before anything is allocated, lengths must fit
 exactly, msgpack extensions and duplicate keys are refused, and nothing is ever made of a
