@@ -162,7 +162,8 @@ BOMBS = {
     "more fields than any message has": b"\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000,
     "as many fields as a list may have": FULL_LIST + (b"\xdc\x00\x3c" + b"\x90" * 60) * 1024,
     "a long list of empty lists": BEGIN + b"\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000 + END,
-    "long lists in long lists": (BEGIN + b"\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63 + END),
+    "long lists in long lists": b"\x92\xc0\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63,
+    "long lists as options": BEGIN + b"\xdc\x00\x38" + (FULL_LIST + b"\x90" * 1024) * 56 + END,
     "long lists as arrays": (
         b"\x95\xc0\xc0" + END + b"\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63
     ),
