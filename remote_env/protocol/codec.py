@@ -2,8 +2,9 @@
 
 A frame is a prefix of 24 bytes, a msgpack array (the header), and the raw bytes of arrays (the
 payload). The header is the values of the message's fields, in order: names in every message took
-two thirds of the time of a step's codec. Arrays of the agreed layout come first; arrays inside
-``info`` and other free-form values follow, and their dtypes and shapes stand last in the header.
+a quarter of a step's bytes and time (``docs/decisions/0001-the-frame.md``). Arrays of the agreed
+layout come first; arrays inside ``info`` and other free-form values follow, and their dtypes and
+shapes stand last in the header.
 
 Decoding trusts nothing: sizes are checked before anything is allocated, lengths must fit
 exactly, msgpack extensions and duplicate keys are refused, and nothing is ever made of a
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import reprlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -202,6 +204,7 @@ def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> 
                 value = pack_value(wire_type.check(value), extra, path=name)
             elif wire_type is ARRAYS:
                 value = [spec.to_wire() for spec in value]
+                wire_type.check(value)
             else:
                 wire_type.check(value)
         header.append(value)
@@ -341,14 +344,9 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
         raise RemoteProtocolError(f"message kind {kind} is not known in version {WIRE_VERSION}")
     view = memoryview(frame)
     header = _unpack_header(view[PREFIX_SIZE : PREFIX_SIZE + header_size])
-    surplus = len(header) - len(schema.fields)
-    raw_extra = header.pop() if surplus == 1 else []
-    if len(header) != len(schema.fields):
-        raise RemoteProtocolError(
-            f"a {schema.name} has {len(schema.fields)} fields, not {len(header)}"
-        )
+    described = [] if len(header) == len(schema.fields) else _take_described(header, schema)
     layout = _agreed_layout(schema, header, layouts)
-    arrays = _read_arrays(view[start:], layout, raw_extra)
+    arrays = _read_arrays(view[start:], layout, described)
     extra = arrays[len(layout) :]
     values = [
         raw if type(raw) is exact else wire_type.check(
@@ -361,6 +359,21 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     if schema.has_id_last:
         return schema.make(*values, message_id)
     return schema.make(message_id, *values)
+
+
+def _take_described(header: list[Any], schema: _Schema) -> list[Any]:
+    """Take the last item off a header that has more items than fields: what the free arrays are."""
+    if len(header) != len(schema.fields) + 1:
+        raise RemoteProtocolError(
+            f"a {schema.name} has {len(schema.fields)} fields, not {len(header)}"
+        )
+    described = header.pop()
+    if not isinstance(described, list) or not described:
+        raise RemoteProtocolError(
+            f"after its {len(schema.fields)} fields a {schema.name} may have a list of "
+            f"[dtype, shape] that is not empty, not {reprlib.repr(described)}"
+        )
+    return described
 
 
 def _agreed_layout(schema: _Schema, header: list[Any], layouts: Layouts) -> Layout:
@@ -378,10 +391,12 @@ def _agreed_layout(schema: _Schema, header: list[Any], layouts: Layouts) -> Layo
     return layout.with_dtypes([read_dtype(dtype) for dtype in dtypes])
 
 
-def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list[NDArray[Any]]:
+def _read_arrays(
+    payload: memoryview, layout: Layout, described: Sequence[object]
+) -> list[NDArray[Any]]:
     places, end = layout.places, layout.nbytes
-    if raw_extra:
-        places, end = _with_extra(raw_extra, layout)
+    if described:
+        places, end = _with_free(described, layout)
     if end != len(payload):
         raise RemoteProtocolError(
             f"the payload has {len(payload)} bytes, and the agreed arrays take {end}"
@@ -392,12 +407,10 @@ def _read_arrays(payload: memoryview, layout: Layout, raw_extra: object) -> list
     ]
 
 
-def _with_extra(raw_extra: object, layout: Layout) -> tuple[Any, int]:
+def _with_free(described: Sequence[object], layout: Layout) -> tuple[Any, int]:
     """Return where arrays lie, and where the last one ends, if there are free ones too."""
-    if not isinstance(raw_extra, list):
-        raise RemoteProtocolError("arrays must be a list of [dtype, shape]")
     places, end = list(layout.places), layout.nbytes
-    for entry in raw_extra:
+    for entry in described:
         if not isinstance(entry, list) or len(entry) != 2:
             raise RemoteProtocolError("an array must be described as [dtype, shape]")
         dtype, shape = read_dtype(entry[0]), read_shape(entry[1])

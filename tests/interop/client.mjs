@@ -19,14 +19,14 @@ import {
 
 export { RobotError };
 
-const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 4;
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 5;
 const PREFIX = 24; // protocol.md, section 2
 const HEARTBEAT_MS = 500; // section 12
 const RESUME_MS = 30_000, RETRY_MS = 100, GREET_SECONDS = 2; // section 13
 const MAX_FRAME = 256 * 2 ** 20, MAX_HEADER = 2 ** 20, MAX_ITEMS = 1024, MAX_DEPTH = 16; // 18
 const FIRST_FRAMES = 128 * 1024; // section 18: what the server takes before its Welcome
 
-// Section 7: the numbers of the messages; of those that a server sends, also the fields.
+// Section 7: the numbers of the messages, and their fields in the order of the tables.
 export const KIND = {
   Hello: 1, Welcome: 2, Subscribe: 3, Reset: 5, ResetDone: 6, Step: 7, StepDone: 8, Release: 9,
   Ping: 11, Heartbeat: 13, Error: 14, Bye: 15, Cancel: 16, Progress: 17, EmergencyStop: 18,
@@ -35,16 +35,26 @@ export const KIND = {
 const CHANNEL = [KIND.Subscribe, KIND.Reset, KIND.Step]; // what is asked again, section 13
 const OBSERVATIONS = [KIND.ResetDone, KIND.StepDone, KIND.Observation]; // section 5
 const TIMES = "sequences stamps received sent durations info remote";
-const FIELDS = {
+const SENT = inOrder({
+  1: "role token owner process client resume asking", 3: "streams max_ages on_stale kept",
+  5: "seed options take max_steps", 7: "episode step tick dtypes", 9: "", 11: "", 13: "",
+  15: "reason", 16: "request", 18: "reason", 20: "", 22: "", 24: "hz", 27: "size",
+});
+const RECEIVED = inOrder({
   2: "session resumed server spec_hash capabilities max_frame_size streams subscribed action "
     + "metadata",
   4: "streams",
   6: `episode tick time ${TIMES}`,
-  8: `episode step tick time reward terminated truncated end_reason unchanged ${TIMES}`,
+  8: `episode step tick time reward terminated truncated end_reason ${TIMES} unchanged`,
   10: "", 12: "time", 14: "code message retryable", 15: "reason", 17: "fraction text", 19: "",
   21: "was_pressed", 23: "values", 25: "",
   26: "episode step time sent dropped sequences stamps remote unchanged", 28: "padding",
-};
+});
+
+function inOrder(table) {
+  const split = ([kind, names]) => [kind, names.split(" ").filter(Boolean)];
+  return Object.fromEntries(Object.entries(table).map(split));
+}
 
 // --------------------------------------------------------------- free-form values, section 6
 
@@ -84,9 +94,27 @@ const decoder = new Decoder({
   mapKeyConverter: (key) => (demand(typeof key === "string", "a key that is not text"), key),
 });
 
+/** Fields by name to their values in order, section 3: all of them, and no others. */
+function toHeader(kind, fields) {
+  const names = SENT[kind], given = Object.keys(fields);
+  const areRight = given.length === names.length && names.every((name) => name in fields);
+  demand(areRight, `message ${kind} has the fields ${names}, not ${given}`, "protocol.local");
+  return names.map((name) => fields[name]);
+}
+
+/** The header to fields by name, and what the free arrays are, which may follow: section 6. */
+function fromHeader(kind, header) {
+  const names = RECEIVED[kind], more = Array.isArray(header) && header.length - names.length;
+  demand(more === 0 || more === 1, `message ${kind} without an array of ${names.length} values`);
+  const fields = Object.fromEntries(names.map((name, index) => [name, header[index]]));
+  const described = more ? header.at(-1) : [];
+  demand(Array.isArray(described) && described.length >= more, "free arrays that are none");
+  return { fields, described };
+}
+
 /** A message to bytes; `arrays` are Uint8Arrays in the order of the payload. */
 export function encodeFrame(kind, id, fields, arrays = [], version = WIRE_VERSION) {
-  const header = encoder.encode(fields), offsets = [];
+  const header = encoder.encode(toHeader(kind, fields)), offsets = [];
   let end = 0;
   for (const array of arrays) {
     offsets.push(alignUp(end));
@@ -116,11 +144,9 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const start = payload ? alignUp(PREFIX + size) : PREFIX + size;
   demand(frame[5] === 0 && view.getUint16(6, true) === 0, "reserved bytes that are not zero");
   demand(size <= MAX_HEADER && frame.length === start + payload, "a frame of the wrong length");
-  demand(kind in FIELDS, `message ${kind} from a server`);
+  demand(kind in RECEIVED, `message ${kind} from a server`);
   const header = decoder.decode(frame.subarray(PREFIX, PREFIX + size));
-  const { arrays: described = [], ...fields } = header;
-  const names = FIELDS[kind].split(" ").filter(Boolean); // section 3: exactly these
-  demand(Object.keys(fields).sort().join() === names.sort().join(), `fields of message ${kind}`);
+  const { fields, described } = fromHeader(kind, header);
   // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
   // Section 5: those that are unchanged are left out, for a client that keeps them.
   const leftOut = new Set(fields.unchanged ?? []), isObserved = OBSERVATIONS.includes(kind);
@@ -134,7 +160,7 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   });
   demand(end === payload, "a payload of the wrong size");
   const free = arrays.splice(agreed.length);
-  for (const name of names) fields[name] = decodeValue(fields[name], free);
+  for (const [name, raw] of Object.entries(fields)) fields[name] = decodeValue(raw, free);
   if (isObserved) {
     fields.observation = new Map(agreed.map(([name], index) => [name, arrays[index]]));
   }

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import time
+from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -14,11 +15,33 @@ import sample_robots
 from gymnasium import spaces
 
 import tests.golden
-from remote_env.protocol import EmergencyStop, Layouts, Observe, Role, decode
+from remote_env.protocol import (
+    Bye,
+    Cancel,
+    EmergencyStop,
+    GetStatistics,
+    Heartbeat,
+    Hello,
+    Layouts,
+    Observe,
+    OnStale,
+    Ping,
+    Pong,
+    Probe,
+    Release,
+    ReleaseStop,
+    Reset,
+    Role,
+    Step,
+    Subscribe,
+    decode,
+)
 from remote_env.protocol.codec import SERVER_LIMITS
+from remote_env.protocol.messages import MESSAGES, arrays_field, wire_fields
 from remote_env_server import ProprioConfig, Robot
 from remote_env_server.robots import make_robot
 from tests.golden.expected import GOLDEN
+from tests.protocol.frames import packed_frame
 
 HERE = pathlib.Path(__file__).parent
 NODE = shutil.which("node")
@@ -326,7 +349,8 @@ def test_another_wire_version_is_told_to_the_client(serve, drive, script):
     (answer,) = script(
         url,
         """
-        const hello = { role: "control", token: null, owner: "", process: "p", client: "c" };
+        const who = { role: "control", token: null, owner: "", process: "p", client: "c" };
+        const hello = { ...who, resume: null, asking: 0 };
         const socket = new WebSocket(url, "remote-robot-env", { perMessageDeflate: false });
         socket.on("open", () => socket.send(encodeFrame(KIND.Hello, 1, hello, [], 1)));
         let answer;
@@ -338,7 +362,7 @@ def test_another_wire_version_is_told_to_the_client(serve, drive, script):
     assert answer["id"] == 0
     assert answer["closed"] == 1002
     assert answer["fields"]["code"] == "protocol.version"
-    assert "speaks 4;" in answer["fields"]["message"]
+    assert "speaks 5;" in answer["fields"]["message"]
     assert "1" in answer["fields"]["message"]
     assert len(drive(url, steps=2)) == 4
 
@@ -351,7 +375,7 @@ def test_node_tells_a_server_of_another_wire_version(script):
         try { decodeFrame(frame); } catch (error) { show([error.code, error.message]); }
         """,
     )
-    assert shown == [["protocol.version", "the server speaks version 1, this client 4"]]
+    assert shown == [["protocol.version", "the server speaks version 1, this client 5"]]
 
 
 def test_what_json_cannot_say_comes_over_in_both_directions(serve, script):
@@ -403,6 +427,13 @@ def test_heartbeats_keep_the_lease_of_a_node_client_that_thinks(serve, script):
     assert shown == ["robot.lease.taken", 1, "no error", "robot.lease.lost"]
 
 
+def is_plain(value):
+    """Whether JSON says it as it is."""
+    if isinstance(value, (tuple, list)):
+        return all(map(is_plain, value))
+    return isinstance(value, (bool, int, str)) or (isinstance(value, float) and isfinite(value))
+
+
 def test_node_reads_the_golden_frames_of_a_server(script):
     names = [name for name, message in GOLDEN.items() if message.SENDER is not Role.CLIENT]
     shown = script(
@@ -416,16 +447,66 @@ def test_node_reads_the_golden_frames_of_a_server(script):
         + json.dumps(names)
         + """) {
           const { kind, id, fields } = read(name, observed);
-          show([kind, id, Object.keys(fields).sort()]);
+          show([kind, id, fields]);
         }
         show(read("26-observation", observed).fields);
         """,
     )
     *frames, seen = shown
     assert [(kind, i) for kind, i, _ in frames] == [(GOLDEN[n].KIND, GOLDEN[n].id) for n in names]
+    for message, (_, _, fields) in zip(map(GOLDEN.get, names), frames, strict=True):
+        said = {name: getattr(message, name) for name, _ in wire_fields(type(message))}
+        arrays = {"observation"} if arrays_field(type(message)) else set()
+        assert fields.keys() == {*said, *arrays}
+        plain = {name: value for name, value in said.items() if is_plain(value)}
+        assert {name: fields[name] for name in plain} == {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in plain.items()
+        }
     assert seen["dropped"] == 3
     assert seen["sequences"] == [1501, 1502, 0]
     assert dict(seen["observation"])["joint_pos"] == ["Float32Array", 0.5, -0.25, 1]
+
+
+def test_node_refuses_a_header_of_another_form(script):
+    """Of a Pong: with names, of another number of values, with a list of arrays that is none."""
+    headers = [
+        b"\x81\xa4time\xcb" + bytes(8),
+        b"\x90",
+        b"\x92\xcb" + bytes(8) + b"\xc0",
+        b"\x92\xcb" + bytes(8) + b"\x90",
+        b"\x93\xcb" + bytes(8) + b"\x91\x92\xa3<f4\x91\x00" * 2,
+        b"\xcb" + bytes(8),
+        b"\x91\xcb" + bytes(8),
+        b"\x92\xcb" + bytes(8) + b"\x91\x92\xa3<f4\x91\x00",
+    ]
+    frames = [packed_frame(Pong.KIND, header).hex() for header in headers]
+    shown = script(
+        "unused",
+        f"for (const hex of {json.dumps(frames)}) {{"
+        """
+          try {
+            show(decodeFrame(Buffer.from(hex, "hex")).fields.time);
+          } catch (error) {
+            show(error.code);
+          }
+        }
+        """,
+    )
+    assert shown == ["protocol.remote"] * 6 + [0, 0]
+
+
+def test_node_writes_only_the_fields_of_the_message(script):
+    shown = script(
+        "unused",
+        """
+        const wrong = [{}, { hz: 1, id: 2 }, { rate: 1 }, { hz: 1, arrays: [] }];
+        for (const fields of wrong) {
+          try { encodeFrame(KIND.Observe, 1, fields); } catch (error) { show(error.code); }
+        }
+        """,
+    )
+    assert shown == ["protocol.local"] * 4
 
 
 def test_the_server_reads_what_node_writes(script):
@@ -436,6 +517,20 @@ def test_the_server_reads_what_node_writes(script):
         hex(KIND.Observe, 2, { hz: 30 });
         hex(KIND.Observe, 2, { hz: 12.5 });
         hex(KIND.EmergencyStop, 9, { reason: "a hand in the cell" });
+        hex(KIND.Hello, 1, {
+          asking: 8, resume: "s", client: "c", process: "p", owner: "o", token: null,
+          role: "observe",
+        });
+        hex(KIND.Subscribe, 3, { streams: ["a"], max_ages: { a: 2 }, on_stale: "raise", kept: [] });
+        hex(KIND.Reset, 4, { seed: 5, options: { a: [1] }, take: true, max_steps: 7 });
+        hex(KIND.Step, 5, { episode: 1, step: 2, tick: 3, dtypes: [] });
+        hex(KIND.Bye, 0, { reason: "done" });
+        hex(KIND.Cancel, 0, { request: 4 });
+        hex(KIND.Probe, 6, { size: 512 });
+        for (const name of ["Release", "Ping", "ReleaseStop", "GetStatistics"]) {
+          hex(KIND[name], 7, {});
+        }
+        hex(KIND.Heartbeat, 0, {});
         """,
     )
     messages = [decode(bytes.fromhex(f), Layouts(), limits=SERVER_LIMITS) for f in frames]
@@ -443,7 +538,28 @@ def test_the_server_reads_what_node_writes(script):
         Observe(id=2, hz=30),
         Observe(id=2, hz=12.5),
         EmergencyStop(id=9, reason="a hand in the cell"),
+        Hello(
+            id=1,
+            role="observe",
+            token=None,
+            owner="o",
+            process="p",
+            client="c",
+            resume="s",
+            asking=8,
+        ),
+        Subscribe(id=3, streams=("a",), max_ages={"a": 2}, on_stale=OnStale.RAISE, kept=()),
+        Reset(id=4, seed=5, options={"a": [1]}, take=True, max_steps=7),
+        Step(id=5, episode=1, step=2, tick=3, dtypes=(), action=()),
+        Bye(reason="done"),
+        Cancel(request=4),
+        Probe(id=6, size=512),
+        *(kind(id=7) for kind in (Release, Ping, ReleaseStop, GetStatistics)),
+        Heartbeat(),
     ]
+    assert {type(message) for message in messages} == {
+        kind for kind in MESSAGES.values() if kind.SENDER is not Role.SERVER
+    }
 
 
 def test_node_stops_the_robot_and_releases_it(serve, script):

@@ -4,11 +4,38 @@ import struct
 
 import msgpack
 
-from remote_env.protocol import Layouts, Message, Reset, decode, encode
+from remote_env.protocol import MESSAGES, Layouts, Message, Reset, decode, encode
 from remote_env.protocol.codec import CLIENT_LIMITS, WIRE_VERSION
+from remote_env.protocol.messages import wire_fields
 from tests.golden.expected import LAYOUTS
 
-__all__ = ["RESET_HEADER", "VALID", "frame_of", "packed_frame", "read", "reset_frame"]
+__all__ = [
+    "RESET_HEADER",
+    "VALID",
+    "frame_of",
+    "in_order",
+    "packed_frame",
+    "read",
+    "reset_frame",
+    "valid_header",
+]
+
+
+def in_order(kind: int, fields: dict[str, object]) -> list[object]:
+    """Return the values of the fields of a message as its header has them, free arrays last.
+
+    Args:
+        kind: Of the message.
+        fields: All of them by name, in any order, and ``arrays`` if it is to have free ones.
+    """
+    names = [name for name, _ in wire_fields(MESSAGES[kind])] if kind in MESSAGES else []
+    assert fields.keys() - {"arrays"} == set(names)
+    return [fields[name] for name in (*names, "arrays") if name in fields]
+
+
+def valid_header(kind: int) -> dict[str, object]:
+    """Return the fields of a message by name, each with a value that it may have."""
+    return {name: VALID[wire.name] for name, wire in wire_fields(MESSAGES[kind])}
 
 
 def packed_frame(
@@ -22,7 +49,13 @@ def packed_frame(
     reserved: int = 0,
     reserved_too: int = 0,
 ) -> bytearray:
-    """Return a frame with these parts; a header of bytes is taken as it is."""
+    """Return a frame with these parts.
+
+    A header is taken as it is if it is bytes; written in order if it is fields by name; and
+    else becomes msgpack, whatever it is.
+    """
+    if isinstance(header, dict):
+        header = in_order(kind, header)
     packed = header if isinstance(header, bytes) else msgpack.packb(header)
     frame = bytearray(
         struct.pack(

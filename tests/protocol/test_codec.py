@@ -34,7 +34,15 @@ from remote_env.protocol.codec import CLIENT_LIMITS, SERVER_LIMITS
 from remote_env.protocol.messages import wire_fields
 from tests.golden.expected import GOLDEN, LAYOUTS
 from tests.protocol.exactly import exactly
-from tests.protocol.frames import RESET_HEADER, VALID, frame_of, packed_frame, read, reset_frame
+from tests.protocol.frames import (
+    RESET_HEADER,
+    frame_of,
+    in_order,
+    packed_frame,
+    read,
+    reset_frame,
+    valid_header,
+)
 from tests.protocol.strategies import messages, messages_of, numpy_scalars
 
 HELLO = GOLDEN["01-hello"]
@@ -82,17 +90,17 @@ def test_the_first_24_bytes_are_as_documented():
     frame = frame_of(Pong(id=0x1122334455667788, time=0.0))
 
     assert frame[:24].hex(" ") == (
-        "52 52 45 04 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+        "52 52 45 05 0c 00 00 00 0a 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
     )
 
 
-def test_a_message_without_fields_is_a_prefix_and_an_empty_map():
-    assert frame_of(Ping(id=7))[24:] == b"\x80"
+def test_a_message_without_fields_is_a_prefix_and_an_empty_array():
+    assert frame_of(Ping(id=7))[24:] == b"\x90"
 
 
 def test_numbers_of_another_width_are_read():
     """Encoders of other languages write floats of 32 bits, and integers of any width."""
-    header = b"\x81\xa4time\xca\x3f\x00\x00\x00"
+    header = b"\x91\xca\x3f\x00\x00\x00"
 
     assert read(packed_frame(Pong.KIND, header)) == Pong(id=1, time=0.5)
 
@@ -302,7 +310,12 @@ def test_free_arrays_are_described_in_the_header():
     "arrays",
     [
         None,
+        False,
+        0,
+        "",
+        b"",
         {},
+        {"<f4": [2]},
         "<f4",
         1,
         [None],
@@ -334,11 +347,30 @@ def test_free_arrays_that_are_malformed_or_do_not_fit_are_refused(arrays):
         read(reset_frame(arrays, bytes(8)))
 
 
+@pytest.mark.parametrize("surplus", [None, False, 0, 0.0, "", b"", {}, [], 1, "<f4"], ids=repr)
+@pytest.mark.parametrize("cls", MESSAGES.values(), ids=lambda cls: cls.__name__)
+def test_what_follows_the_fields_is_a_list_of_arrays_that_is_not_empty(cls, surplus):
+    """Of no payload, so that nothing else is wrong."""
+    header = {**valid_header(cls.KIND), "arrays": surplus}
+
+    with pytest.raises(RemoteProtocolError, match=rf"a {cls.__name__} may have a list of \[dtype"):
+        read(packed_frame(cls.KIND, header), Layouts())
+
+
+def test_a_message_without_free_arrays_has_no_item_for_them():
+    with_one = dataclasses.replace(RESET_MESSAGE, options={"array": np.zeros(1)})
+
+    frame = frame_of(RESET_MESSAGE)
+
+    assert frame[24] == 0x94
+    assert frame_of(with_one)[24] == 0x95
+
+
 # The frame
 
 
 def test_another_version_is_named_together_with_ours():
-    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 4;"):
+    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 5;"):
         read(packed_frame(PING, {}, version=7))
 
 
@@ -385,7 +417,7 @@ def test_sizes_that_do_not_fit_the_frame_are_refused(header_size, payload_size):
 
 def test_limits_of_the_receiver_are_inclusive():
     frame = frame_of(STEP)
-    size, header_size = len(frame), 32
+    size, header_size = len(frame), 7
 
     assert is_message(decode(frame, LAYOUTS, limits=Limits(size, header_size)))
     with pytest.raises(RemoteProtocolError, match="limits"):
@@ -395,12 +427,12 @@ def test_limits_of_the_receiver_are_inclusive():
 
 
 def test_limits_of_the_receiver_bind_the_sender():
-    size, header_size = len(frame_of(STEP)), 32
+    size, header_size = len(frame_of(STEP)), 7
 
     encode(STEP, LAYOUTS, limits=Limits(size, header_size))
     with pytest.raises(LocalProtocolError, match="the limit is 135"):
         encode(STEP, LAYOUTS, limits=Limits(size - 1, header_size))
-    with pytest.raises(LocalProtocolError, match="header of 32 bytes, and the limit is 31"):
+    with pytest.raises(LocalProtocolError, match="header of 7 bytes, and the limit is 6"):
         encode(STEP, LAYOUTS, limits=Limits(size, header_size - 1))
 
 
@@ -412,40 +444,49 @@ def test_limits_of_the_receiver_bind_the_sender():
     [
         b"",
         b"\xc0",
+        b"\x80",
         b"\x90",
         b"\xa0",
         b"\xc1",
-        b"\x80\x80",
-        b"\x81",
-        b"\x81\xa4time",
-        b"\x81\xa4time\xcb\0\0",
+        b"\x90\x90",
+        b"\x91\xcb" + bytes(8) + b"\xc0",
+        b"\x91\xcb" + bytes(8) + b"\x91\xcb" + bytes(8),
+        b"\x91",
+        b"\x92\xcb" + bytes(8),
+        b"\x91\xcb\0\0",
+        b"\x92\xcb" + bytes(8) + b"\xcb" + bytes(8),
+        b"\x81\xa4time\xcb" + bytes(8),
         b"\x82\xa4time\xcb" + bytes(8) + b"\xa4time\xcb" + bytes(8),
         b"\x81\xc4\x04time\xcb" + bytes(8),
-        b"\x81\x01\x01",
-        b"\x81\xc0\x01",
-        b"\x81\xc3\x01",
-        b"\x81\xcb" + bytes(8) + b"\x01",
-        b"\x81\x90\x01",
-        b"\x81\x80\x01",
-        b"\x81\xd4\x05\x00\x01",
-        b"\x81\xd6\xff\0\0\0\0\x01",
-        b"\x81\xa4time\xd4\x05\x00",
-        b"\x81\xa4time\xd6\xff\0\0\0\0",
-        b"\x81\xa4time\xd7\xff" + bytes(8),
-        b"\x81\xa4time\xc7\x0c\xff" + bytes(12),
-        b"\x81\xa4time\xc7\x00\xff",
-        b"\x81\xa4time\xc7\x00\x05",
-        b"\x81\xa4time\xc9\xff\xff\xff\xff\x05",
-        b"\x81\xa4time\xa2\xff\xfe",
-        b"\x81\xa4time\xa3\xed\xa0\x80",
-        b"\x81\xa2\xff\xfe\x01",
+        b"\x81\x00\xcb" + bytes(8),
+        b"\x91\x82\xa1a\xc0\xa1a\xc0",
+        b"\x91\x81\xc4\x04time\xc0",
+        b"\x91\x81\x01\x01",
+        b"\x91\x81\xc0\x01",
+        b"\x91\x81\xc3\x01",
+        b"\x91\x81\xcb" + bytes(8) + b"\x01",
+        b"\x91\x81\x90\x01",
+        b"\x91\x81\x80\x01",
+        b"\x91\x81\xd4\x05\x00\x01",
+        b"\x91\x81\xd6\xff\0\0\0\0\x01",
+        b"\x91\x81\xa2\xff\xfe\x01",
+        b"\x91\xd4\x05\x00",
+        b"\x91\xd6\xff\0\0\0\0",
+        b"\x91\xd7\xff" + bytes(8),
+        b"\x91\xc7\x0c\xff" + bytes(12),
+        b"\x91\xc7\x00\xff",
+        b"\x91\xc7\x00\x05",
+        b"\x91\xc9\xff\xff\xff\xff\x05",
+        b"\x91\xa2\xff\xfe",
+        b"\x91\xa3\xed\xa0\x80",
         b"\xdf\xff\xff\xff\xff",
         b"\xdd\xff\xff\xff\xff",
-        b"\x81\xa4time\xdd\xff\xff\xff\xff",
-        b"\x81\xa4time\xdf\xff\xff\xff\xff",
-        b"\x81\xa4time\xdb\xff\xff\xff\xff",
-        b"\x81\xa4time\xc6\xff\xff\xff\xff",
-        b"\x81\xa4time\xdc\x04\x01" + b"\xc0" * 1025,
+        b"\x91\xdd\xff\xff\xff\xff",
+        b"\x91\xdf\xff\xff\xff\xff",
+        b"\x91\xdb\xff\xff\xff\xff",
+        b"\x91\xc6\xff\xff\xff\xff",
+        b"\x91\xdc\x04\x01" + b"\xc0" * 1025,
+        b"\xdc\x04\x01\xcb" + bytes(8) + b"\xc0" * 1024,
     ],
     ids=lambda packed: packed[:12].hex(),
 )
@@ -457,10 +498,17 @@ def test_msgpack_that_is_damaged_or_not_allowed_is_refused(packed):
 @pytest.mark.parametrize(
     "packed",
     [
+        b"\x82\xa1a\xc0\xa1a\xc0",
         b"\x81\xc4\x01a\x01",
         b"\x81\x01\x01",
         b"\x81\xc0\x01",
+        b"\x81\xc3\x01",
+        b"\x81\xcb" + bytes(8) + b"\x01",
         b"\x81\x90\x01",
+        b"\x81\x80\x01",
+        b"\x81\xd4\x05\x00\x01",
+        b"\x81\xd6\xff\0\0\0\0\x01",
+        b"\x81\xa2\xff\xfe\x01",
         b"\xc1",
         b"\xd4\x05\x00",
         b"\xc7\x00\x05",
@@ -474,40 +522,75 @@ def test_msgpack_that_is_damaged_or_not_allowed_is_refused(packed):
     ids=lambda packed: packed[:8].hex(),
 )
 def test_a_free_form_value_allows_no_more_of_msgpack_than_the_rest(packed):
-    header = msgpack.packb({**RESET_HEADER, "options": {"a": "HERE"}})
+    header = msgpack.packb(in_order(RESET, {**RESET_HEADER, "options": {"a": "HERE"}}))
 
     with pytest.raises(RemoteProtocolError):
         read(packed_frame(RESET, header.replace(b"\xa4HERE", packed)))
 
 
 def test_a_key_that_stands_twice_is_refused_at_any_depth():
-    header = msgpack.packb({**RESET_HEADER, "options": {"xa": 1, "xb": 2}})
+    header = msgpack.packb(in_order(RESET, {**RESET_HEADER, "options": {"xa": 1, "xb": 2}}))
 
     read(packed_frame(RESET, header))
     with pytest.raises(RemoteProtocolError, match="stands twice"):
         read(packed_frame(RESET, header.replace(b"xb", b"xa")))
 
 
+ONE_ARRAY = [["<f4", [0]]]
+WRONG_HEADERS = {
+    "nothing": lambda values: [],
+    "without the last": lambda values: values[:-1],
+    "without the first": lambda values: values[1:],
+    "with another": lambda values: [*values, None],
+    "with two others": lambda values: [*values, None, None],
+    "with free arrays twice": lambda values: [*values, ONE_ARRAY, ONE_ARRAY],
+    "with free arrays and one more": lambda values: [*values, ONE_ARRAY, None],
+    "with free arrays first": lambda values: [ONE_ARRAY, *values, None],
+    "in an array": lambda values: [values],
+}
+
+
+def values_of(message_class):
+    return list(valid_header(message_class.KIND).values())
+
+
 @pytest.mark.parametrize(
-    "header",
+    ("cls", "wrong"),
     [
-        {},
-        {"episode": 1, "step": 1, "tick": 1},
-        {**STEP_HEADER, "extra": 1},
-        {**STEP_HEADER, "id": 1},
-        {**STEP_HEADER, "action": []},
+        pytest.param(cls, wrong(values_of(cls)), id=f"{cls.__name__} {name}")
+        for cls in MESSAGES.values()
+        for name, wrong in WRONG_HEADERS.items()
+        if len(wrong(values_of(cls))) != len(values_of(cls))
     ],
-    ids=repr,
 )
-def test_the_fields_are_exactly_those_of_the_message(header):
-    with pytest.raises(RemoteProtocolError, match="Step misses or does not know the fields"):
-        read(packed_frame(STEP_KIND, header, bytes(72)))
+def test_there_are_exactly_as_many_values_as_the_message_has_fields(cls, wrong):
+    values = values_of(cls)
+
+    assert is_message(read(packed_frame(cls.KIND, values), Layouts()))
+    assert is_message(read(packed_frame(cls.KIND, [*values, ONE_ARRAY]), Layouts()))
+    with pytest.raises(
+        RemoteProtocolError, match=rf"{len(values)} fields(, not| a {cls.__name__})"
+    ):
+        read(packed_frame(cls.KIND, wrong), Layouts())
 
 
-def test_the_order_of_the_fields_does_not_matter():
-    header = dict(reversed(STEP_HEADER.items()))
+@pytest.mark.parametrize("cls", MESSAGES.values(), ids=lambda cls: cls.__name__)
+def test_a_map_is_no_header(cls):
+    """It was one until version 4."""
+    by_name = msgpack.packb(valid_header(cls.KIND))
+    by_number = msgpack.packb(dict(enumerate(valid_header(cls.KIND).values())))
 
-    assert read(packed_frame(STEP_KIND, header, bytes(72))).tick == 1000
+    with pytest.raises(RemoteProtocolError, match="the header is not an array"):
+        read(packed_frame(cls.KIND, by_name), Layouts())
+    with pytest.raises(RemoteProtocolError):
+        read(packed_frame(cls.KIND, by_number), Layouts())
+
+
+def test_the_values_stand_in_the_order_of_the_fields():
+    step = read(packed_frame(STEP_KIND, [7, 1, 1000, ["<f8", "<i4"]], bytes(68)))
+
+    assert (step.episode, step.step, step.tick, step.dtypes) == (7, 1, 1000, ("<f8", "<i4"))
+    assert [array.dtype.str for array in step.action] == ["<f8", "<i4"]
 
 
 WRONG = {
@@ -549,7 +632,7 @@ WRONG_FIELDS = [
 
 @pytest.mark.parametrize(("message_class", "field", "raw"), WRONG_FIELDS)
 def test_a_field_of_another_type_is_refused(message_class, field, raw):
-    header = {name: VALID[wire.name] for name, wire in wire_fields(message_class)}
+    header = valid_header(message_class.KIND)
     layouts = Layouts()
 
     assert is_message(read(packed_frame(message_class.KIND, header), layouts))
@@ -570,8 +653,8 @@ def test_a_field_nested_too_deeply_to_be_shown_is_refused_like_the_rest(
     message_class, field, begin
 ):
     """The repr of a list of 1000 levels overflows the stack; msgpack reads 1024."""
-    header = {name: VALID[wire.name] for name, wire in wire_fields(message_class)}
-    packed = msgpack.packb({**header, field: "HERE"})
+    header = {**valid_header(message_class.KIND), field: "HERE"}
+    packed = msgpack.packb(in_order(message_class.KIND, header))
     deep = packed.replace(msgpack.packb("HERE"), begin * 1000 + b"\xc0")
 
     with pytest.raises(RemoteProtocolError):
@@ -681,7 +764,7 @@ def test_a_numpy_float_is_a_float():
 
 @pytest.mark.parametrize("packed", [b"\x1e", b"\xca\x41\xf0\0\0", b"\xcf" + bytes(7) + b"\x1e"])
 def test_a_number_may_be_written_as_an_int_or_as_a_float(packed):
-    assert read(packed_frame(Observe.KIND, b"\x81\xa2hz" + packed)) == Observe(id=1, hz=30)
+    assert read(packed_frame(Observe.KIND, b"\x91" + packed)) == Observe(id=1, hz=30)
 
 
 @pytest.mark.parametrize("name", ["01-hello", "01-hello-resume", "02-welcome"])

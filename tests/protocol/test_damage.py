@@ -4,6 +4,7 @@ import contextlib
 import struct
 import tracemalloc
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,9 +18,8 @@ from remote_env.protocol import (
     decode,
 )
 from remote_env.protocol.codec import SERVER_LIMITS
-from remote_env.protocol.messages import wire_fields
 from tests.golden.expected import GOLDEN, LAYOUTS
-from tests.protocol.frames import VALID, frame_of, packed_frame, read, reset_frame
+from tests.protocol.frames import frame_of, in_order, packed_frame, read, reset_frame, valid_header
 from tests.protocol.strategies import messages
 
 HELLO = GOLDEN["01-hello"]
@@ -123,14 +123,22 @@ def test_noise_is_survived(noise):
 )
 @MANY
 def test_any_msgpack_in_any_field_is_survived(kind, value, payload, data):
-    header = {name: VALID[wire.name] for name, wire in wire_fields(MESSAGES[kind])}
-    name = data.draw(st.sampled_from([*header, "arrays"]))
     arrays = [["|u1", [len(payload)]]]
+    header = {**valid_header(kind), "arrays": arrays}
+    name = data.draw(st.sampled_from(list(header)))
 
-    assert_only_the_peer_is_blamed(packed_frame(kind, value, payload))
-    assert_only_the_peer_is_blamed(
-        packed_frame(kind, {**header, "arrays": arrays, name: value}, payload)
-    )
+    assert_only_the_peer_is_blamed(packed_frame(kind, msgpack.packb(value), payload))
+    assert_only_the_peer_is_blamed(packed_frame(kind, {**header, name: value}, payload))
+
+
+@given(st.sampled_from(list(MESSAGES)), st.data())
+@MANY
+def test_fields_that_are_left_out_repeated_or_exchanged_are_survived(kind, data):
+    """What stands in a place says nothing about what it is; each has values of its own type."""
+    header = in_order(kind, {**valid_header(kind), "arrays": [["|u1", [0]]]})
+    places = data.draw(st.lists(st.sampled_from(range(len(header))), max_size=len(header) + 2))
+
+    assert_only_the_peer_is_blamed(packed_frame(kind, [header[place] for place in places]))
 
 
 @given(st.sampled_from(list(MESSAGES)), st.binary(max_size=100), st.binary(max_size=100))
@@ -141,16 +149,26 @@ def test_noise_behind_a_valid_prefix_is_survived(kind, header, payload):
 
 SIZE = 64 << 10
 FULL_LIST = b"\xdc\x04\x00"
+# A Reset of which all is right but the second of its four fields, the options.
+BEGIN, END = b"\x94\xc0", b"\xc2\xc0"
 BOMBS = {
     "empty lists one after the other": b"\x90" * SIZE,
     "lists in lists": b"\x91" * SIZE,
     "maps in maps": b"\x81\xa0" * (SIZE // 2),
+    "lists in lists as a field": BEGIN + b"\x91" * SIZE,
+    "maps in maps as a field": BEGIN + b"\x81\xa0" * (SIZE // 2),
     "a list that claims 2**32 items": b"\xdd\xff\xff\xff\xff" * (SIZE // 5),
     "a map that claims 2**32 entries": b"\xdf\xff\xff\xff\xff" * (SIZE // 5),
-    "a long list of empty lists": b"\x81\xa7options\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000,
-    "long lists in long lists": b"\x81\xa7options\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63,
-    "text that claims 4 GiB": b"\x81\xa7options\xdb\xff\xff\xff\xff" + b"a" * 60000,
-    "an extension that claims 4 GiB": b"\x81\xa7options\xc9\xff\xff\xff\xff\x01" + b"a" * 60000,
+    "more fields than any message has": b"\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000,
+    "as many fields as a list may have": FULL_LIST + (b"\xdc\x00\x3c" + b"\x90" * 60) * 1024,
+    "a long list of empty lists": BEGIN + b"\xdd\x00\x00\xfd\xe8" + b"\x90" * 65000 + END,
+    "long lists in long lists": b"\x92\xc0\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63,
+    "long lists as options": BEGIN + b"\xdc\x00\x38" + (FULL_LIST + b"\x90" * 1024) * 56 + END,
+    "long lists as arrays": (
+        b"\x95\xc0\xc0" + END + b"\xdc\x00\x3f" + (FULL_LIST + b"\x90" * 1024) * 63
+    ),
+    "text that claims 4 GiB": BEGIN + b"\xdb\xff\xff\xff\xff" + b"a" * 60000,
+    "an extension that claims 4 GiB": BEGIN + b"\xc9\xff\xff\xff\xff\x01" + b"a" * 60000,
     "large integers": (b"\xcf" + b"\xff" * 8) * (SIZE // 9),
 }
 

@@ -114,6 +114,7 @@ def test_messages_out_of_band_are_named(cls):
 def test_the_prefix_and_the_version_are_those_of_the_code():
     assert f"a prefix of {PREFIX_SIZE} bytes" in PAGE
     assert f"The wire version is {WIRE_VERSION}." in PAGE
+    assert ["3", "1", "wire version", str(WIRE_VERSION)] in rows(section("2 The frame"))
 
 
 ERROR_CLASSES = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
@@ -178,7 +179,7 @@ def test_the_steps_of_the_worked_example_are_where_they_say():
         if cell.startswith("`")
     ]
 
-    assert sum(len(part) for _, part in parts) == len(frame) - 8 - 52
+    assert sum(len(part) for _, part in parts) == len(frame) - 33 - 52
     assert [frame[offset : offset + len(part)] for offset, part in parts] == [p for _, p in parts]
 
 
