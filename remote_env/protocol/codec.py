@@ -13,12 +13,10 @@ type that the peer chose. Damage of any kind raises ``RemoteProtocolError`` and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import operator
 import reprlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -36,16 +34,10 @@ from remote_env.protocol.arrays import (
     read_dtype,
     read_shape,
 )
-from remote_env.protocol.messages import (
-    MESSAGES,
-    Message,
-    Role,
-    Step,
-    arrays_field,
-    wire_fields,
-)
+from remote_env.protocol.messages import Message, Role
+from remote_env.protocol.schema import SCHEMAS, Schema
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
-from remote_env.protocol.wiretypes import ARRAYS, UINTS, WireType
+from remote_env.protocol.wiretypes import ARRAYS, UINTS
 
 __all__ = [
     "CLIENT_LIMITS",
@@ -97,62 +89,6 @@ class Layouts:
     observation: Layout = field(default_factory=Layout)
 
 
-@dataclass(frozen=True, slots=True)
-class _Schema:
-    """How a message is written.
-
-    Attributes:
-        name: Of the message, for people.
-        make: Makes one, of the values of all fields in order.
-        values_of: Returns the values of its header's fields.
-        fields: Name, wire type, and its ``exact``, which is asked for in every field.
-        arrays: The name of the field that holds the agreed arrays, and of their layout.
-        dtypes: Where the dtypes of arrays stand that are not those agreed; -1 is nowhere.
-        unchanged: The same for the arrays that are left out.
-        has_id_last: Whether its id is its last field, not its first.
-    """
-
-    name: str
-    make: Callable[..., Message]
-    values_of: Callable[[Message], tuple[Any, ...]]
-    fields: tuple[tuple[str, WireType, type | None], ...]
-    arrays: tuple[str, str] | None
-    dtypes: int
-    unchanged: int
-    has_id_last: bool
-
-
-def _schema_of(message_class: type[Message]) -> _Schema:
-    fields = wire_fields(message_class)
-    names = [name for name, _ in fields]
-    agreed = arrays_field(message_class)
-    in_order = [f.name for f in dataclasses.fields(message_class)]
-    has_id_last = in_order[-1] == "id" and len(in_order) > 1
-    # As decode calls it.
-    arrays = [] if agreed is None else [agreed[0]]
-    assert in_order == [*["id"][has_id_last:], *names, *arrays, *["id"][:has_id_last]]
-    return _Schema(
-        message_class.__name__,
-        message_class,
-        _getter(names),
-        tuple((name, wire_type, wire_type.exact) for name, wire_type in fields),
-        agreed,
-        names.index("dtypes") if message_class is Step else -1,
-        names.index("unchanged") if "unchanged" in names else -1,
-        has_id_last,
-    )
-
-
-def _getter(names: Sequence[str]) -> Callable[[Message], tuple[Any, ...]]:
-    """Return what gets the values of fields; one call in C, where there are several."""
-    if len(names) > 1:
-        return operator.attrgetter(*names)
-    return lambda message: tuple(getattr(message, name) for name in names)
-
-
-_SCHEMAS: Final = {kind: _schema_of(message_class) for kind, message_class in MESSAGES.items()}
-
-
 def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS) -> list[Buffer]:
     """Turn a message into a frame.
 
@@ -171,7 +107,7 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
     Raises:
         LocalProtocolError: If the message does not fit the agreement or the limits.
     """
-    schema = _SCHEMAS[message.KIND]
+    schema = SCHEMAS[message.KIND]
     extra: list[NDArray[Any]] = []
     try:
         header = _header_of(message, schema, extra)
@@ -193,12 +129,13 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
     return _assemble(message.KIND, message.id, packed, arrays, layout, limits)
 
 
-def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> list[Any]:
+def _header_of(message: Message, schema: Schema, extra: list[NDArray[Any]]) -> Sequence[Any]:
     """Return the header; what the peer would refuse is refused here, by the same checks."""
+    values = schema.values_of(message)
+    if schema.usual is not None and schema.usual.are_written(values):
+        return values
     header = []
-    for value, (name, wire_type, exact) in zip(
-        schema.values_of(message), schema.fields, strict=True
-    ):
+    for value, (name, wire_type, exact) in zip(values, schema.fields, strict=True):
         if type(value) is not exact:
             if wire_type.is_free:
                 value = pack_value(wire_type.check(value), extra, path=name)
@@ -213,7 +150,7 @@ def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> 
     return header
 
 
-def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequence[NDArray[Any]]:
+def _agreed_arrays(message: Message, schema: Schema, layout: Layout) -> Sequence[NDArray[Any]]:
     if schema.arrays is None:
         return ()
     arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
@@ -339,7 +276,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
         RemoteProtocolError: If the frame is not exactly what the protocol allows.
     """
     kind, message_id, start, header_size = read_prefix(frame, limits)
-    schema = _SCHEMAS.get(kind)
+    schema = SCHEMAS.get(kind)
     if schema is None:
         raise RemoteProtocolError(f"message kind {kind} is not known in version {WIRE_VERSION}")
     view = memoryview(frame)
@@ -348,12 +285,13 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     layout = _agreed_layout(schema, header, layouts)
     arrays = _read_arrays(view[start:], layout, described)
     extra = arrays[len(layout) :]
-    values = [
-        raw if type(raw) is exact else wire_type.check(
-            unpack_value(raw, extra) if wire_type.is_free else raw
-        )
-        for raw, (_, wire_type, exact) in zip(header, schema.fields, strict=True)
-    ]  # fmt: skip
+    if schema.usual is None or (values := schema.usual.read(header)) is None:
+        values = [
+            raw if type(raw) is exact else wire_type.check(
+                unpack_value(raw, extra) if wire_type.is_free else raw
+            )
+            for raw, (_, wire_type, exact) in zip(header, schema.fields, strict=True)
+        ]  # fmt: skip
     if schema.arrays is not None:
         values.append(tuple(arrays[: len(layout)]))
     if schema.has_id_last:
@@ -361,7 +299,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     return schema.make(message_id, *values)
 
 
-def _take_described(header: list[Any], schema: _Schema) -> list[Any]:
+def _take_described(header: list[Any], schema: Schema) -> list[Any]:
     """Take the last item off a header that has more items than fields: what the free arrays are."""
     if len(header) != len(schema.fields) + 1:
         raise RemoteProtocolError(
@@ -376,7 +314,7 @@ def _take_described(header: list[Any], schema: _Schema) -> list[Any]:
     return described
 
 
-def _agreed_layout(schema: _Schema, header: list[Any], layouts: Layouts) -> Layout:
+def _agreed_layout(schema: Schema, header: Sequence[Any], layouts: Layouts) -> Layout:
     if schema.arrays is None:
         return NO_ARRAYS
     layout: Layout = getattr(layouts, schema.arrays[1])

@@ -1,4 +1,4 @@
-"""The messages, as frozen dataclasses: what may be said, by whom, with which fields.
+"""The messages, as dataclasses: what may be said, by whom, with which fields.
 
 The wire type of a field stands in its declaration; the codec, ``docs/protocol.md`` and the
 tests all read it from there. Fields without one (``id`` and arrays) have their own place
