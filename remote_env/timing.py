@@ -116,7 +116,8 @@ class StepTimer:
                 return
             columns = np.array(rows).T
             for name, column in zip(_PARTS, columns, strict=True):
-                self._durations[name].record_all(column[~np.isnan(column)])
+                # The peer says some of it, and a diagnosis must not end an episode.
+                self._durations[name].record_all(column[np.isfinite(column)])
 
     def statistics(self, *, resumptions: int, clock: ClockEstimate | None) -> ClientStatistics:
         """Return all of it."""

@@ -35,6 +35,27 @@ def test_every_figure_is_numpys_within_the_width_of_a_bucket(values):
     assert summary.count == len(values)
 
 
+@given(st.lists(st.floats(-1.0, 1e6) | st.floats(1e-8, 1e-6), max_size=200))
+def test_many_at_once_are_recorded_as_one_by_one(values):
+    at_once = Durations()
+    at_once.record_all(np.array(values[:50]))
+    at_once.record_all(np.array(values[50:]))
+    assert at_once.histogram() == recorded(values).histogram()
+    for name in ("count", "p50", "p99", "max"):
+        np.testing.assert_equal(
+            getattr(at_once.summary(), name), getattr(recorded(values).summary(), name)
+        )
+    np.testing.assert_allclose(at_once.summary().mean, recorded(values).summary().mean)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_what_is_no_duration_is_refused_among_others_too(wrong):
+    durations = Durations()
+    with pytest.raises(ValueError, match="a duration is a number of seconds"):
+        durations.record_all(np.array([1.0, wrong]))
+    assert durations.summary().count == 0
+
+
 def test_of_many_durations_the_percentiles_are_numpys_usual_ones():
     values = np.random.default_rng(1).lognormal(math.log(50e-6), 1.0, 100_000)
     summary = recorded(values).summary()

@@ -1,5 +1,9 @@
 """Where the time went, how old things are, and how the learner's wishes reach the robot."""
 
+import math
+import sys
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +11,9 @@ from sample_robots import Counter, Limited, Rig
 
 import remote_env
 from remote_env import errors
+from remote_env.asking import Answer
+from remote_env.protocol import StepDone
+from remote_env.timing import StepTimer
 
 ZERO = np.zeros(3, np.float32)
 PARTS = {"round_trip", "serialize", "network", "queued", "worked", "waited", "deserialize"}
@@ -59,6 +66,52 @@ def test_statistics_summarise_all_steps(serve, connect):
 
 
 @pytest.mark.realtime
+def answered(number):
+    times = {"sequences": (), "stamps": (), "received": 0.0, "sent": 0.0}
+    done = StepDone(
+        1,
+        episode=1,
+        step=number,
+        tick=number,
+        time=0.0,
+        reward=0.0,
+        terminated=False,
+        truncated=False,
+        end_reason=None,
+        durations=(math.inf, math.nan, 0.0, 0.0),
+        info={},
+        remote={},
+        **times,
+    )
+    return Answer(done, float(number), number + 0.1, number + 0.2, number + 0.3, 0), done
+
+
+def test_no_step_is_lost_while_another_thread_reads():
+    timer, stop = StepTimer(), threading.Event()
+    counts = []
+
+    def read():
+        while not stop.is_set():
+            counts.append(timer.statistics(resumptions=0, clock=None).round_trip.count)
+
+    reader = threading.Thread(target=read)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(3000):
+            timer.note(*answered(number))
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        reader.join()
+    found = timer.statistics(resumptions=0, clock=None)
+    assert found.round_trip.count == 3000
+    assert found.period.count == 2999
+    assert counts == sorted(counts)
+    assert found.queued.count == 0  # what the robot says of it is no duration
+
+
 def test_ages_grow_on_the_way_to_the_learner(serve, connect):
     robot = Rig()
     robot.simulated_latency = 0.1
