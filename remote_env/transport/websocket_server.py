@@ -119,7 +119,8 @@ class PlainListener(WebSocketListener):
             self._started.set()
             return
         guard = asyncio.create_task(self._cut_off_who_does_not_read())
-        self.port = next(iter(server.sockets)).getsockname()[1]
+        if self._unix is None:
+            self.port = next(iter(server.sockets)).getsockname()[1]
         self._started.set()
         await self._stopping.wait()
         guard.cancel()
@@ -130,10 +131,12 @@ class PlainListener(WebSocketListener):
         async def handle(connection: ServerConnection) -> None:
             await self._handle(connection, accept)
 
+        where: dict[str, Any] = {"host": self.host, "port": self.port}
+        if self._unix is not None:
+            where = {"unix": True, "sock": self._unix.listen()}
         return await serve(
             handle,
-            self.host,
-            self.port,
+            **where,
             process_request=self._check_request,
             subprotocols=[SUBPROTOCOL],
             compression=None,
