@@ -39,6 +39,8 @@ class ClientStatistics:
         resumptions: How often the connection was lost and resumed.
         clock: How far the server's monotonic clock is ahead of ours; None before the first
             answer.
+        carrier: What carries observations now, such as ``"shared memory and TCP"``; see
+            ``RobotClient.carrier``.
     """
 
     round_trip: DurationSummary
@@ -51,6 +53,7 @@ class ClientStatistics:
     period: DurationSummary
     resumptions: int
     clock: ClockEstimate | None
+    carrier: str
 
 
 class StepTimer:
@@ -86,7 +89,9 @@ class StepTimer:
             self._durations[name].record(seconds)
         return timing
 
-    def statistics(self, *, resumptions: int, clock: ClockEstimate | None) -> ClientStatistics:
+    def statistics(
+        self, *, resumptions: int, clock: ClockEstimate | None, carrier: str
+    ) -> ClientStatistics:
         """Return all of it."""
         summaries = {name: durations.summary() for name, durations in self._durations.items()}
-        return ClientStatistics(**summaries, resumptions=resumptions, clock=clock)
+        return ClientStatistics(**summaries, resumptions=resumptions, clock=clock, carrier=carrier)

@@ -32,7 +32,7 @@ from remote_env.errors import ConnectionLostError, DeadlineExceededError
 from remote_env.protocol.codec import Buffer
 from remote_env.transport import base, fast_frames
 from remote_env.transport.fast_cutter import Cutter
-from remote_env.transport.kernel import set_timeout, time_since_data
+from remote_env.transport.kernel import name, set_timeout, time_since_data
 from remote_env.transport.shared_memory import Borrower
 
 __all__ = ["FastLink"]
@@ -82,6 +82,11 @@ class FastLink:
 
     def __del__(self) -> None:
         self._sock.close()  # in a fork that is a copy, and the parent's connection goes on
+
+    @property
+    def carrier(self) -> str:
+        """See ``Link.carrier``."""
+        return f"shared memory and {name(self._sock)}" if self._borrower else name(self._sock)
 
     def send(self, frame: base.Frame) -> None:
         """See ``Link.send``."""

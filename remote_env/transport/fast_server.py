@@ -2,10 +2,10 @@
 
 Whoever has an answer sends it at once, from its own thread, with one ``sendmsg`` that never
 waits: no hand-over to the network thread (115 us) and no copy of what is published (1 ms for
-4.9 MB). To a peer on this machine large frames go through memory that both share, if that was
-agreed (``shared_memory.py``): one copy, and a short reference. What the system does not take then leaves when there is room, by reference, from the
+4.9 MB). What the system does not take then leaves when there is room, by reference, from the
 network thread. Everything that is sent to a peer goes through one queue, so a pong never lands
-inside a frame.
+inside a frame. To a peer on this machine a large frame goes through memory that both share, if
+that was agreed (``shared_memory.py``): one copy, and a short reference in its place.
 
 What comes in: usual frames (``fast_frames.py``) are cut out here; everything else is fed to the
 Sans-I/O protocol of the ``websockets`` library, which shakes hands, answers pings, joins

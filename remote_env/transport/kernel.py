@@ -13,6 +13,7 @@ from typing import Final
 
 __all__ = [
     "is_on_this_machine",
+    "name",
     "set_timeout",
     "time_since_data",
     "tune",
@@ -96,6 +97,11 @@ def tune_client(sock: socket.socket, timeout: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
     # A peer that does not read must not block us for ever.
     set_timeout(sock, socket.SO_SNDTIMEO, timeout)
+
+
+def name(sock: socket.socket) -> str:
+    """Return what a socket is, for people."""
+    return "Unix socket" if sock.family == socket.AF_UNIX else "TCP"
 
 
 def time_since_data(sock: socket.socket) -> float:

@@ -94,7 +94,7 @@ class _Segment:
 class _Loan(NamedTuple):
     start: int
     end: int
-    index: int
+    number: int
     stamp: int
 
 
@@ -129,7 +129,7 @@ class Lender:
         self._segment.write_text(0, self.token)
         self._lock = threading.Lock()  # guards what follows; not held while a frame is copied
         self._loans: list[_Loan] = []  # by where they begin
-        self._indices = list(range(_MOST_LOANS))
+        self._numbers = list(range(_MOST_LOANS))
         self._stamp = 0
 
     def settle(self) -> bool:
@@ -155,8 +155,8 @@ class Lender:
             else:  # other threads may run meanwhile
                 np.copyto(block[start:end], np.frombuffer(part, np.uint8))
             start = end
-        self._segment.words[_WRITTEN + loan.index] = loan.stamp
-        return _REFERENCE.pack(loan.stamp, loan.start, size, loan.index)
+        self._segment.words[_WRITTEN + loan.number] = loan.stamp
+        return _REFERENCE.pack(loan.stamp, loan.start, size, loan.number)
 
     def unread(self) -> int:
         """Return how many bytes of frames are in the segment that the other end has not taken."""
@@ -168,19 +168,19 @@ class Lender:
         with self._lock:
             self._take_back()
             start = self._find(size)
-            if start is None or not self._indices:
+            if start is None or not self._numbers:
                 return None
             self._stamp += 1
-            loan = _Loan(start, start + size, self._indices.pop(), self._stamp)
+            loan = _Loan(start, start + size, self._numbers.pop(), self._stamp)
             bisect.insort(self._loans, loan)
             return loan
 
     def _take_back(self) -> None:
         words = self._segment.words
-        kept = [loan for loan in self._loans if words[_GIVEN_BACK + loan.index] != loan.stamp]
+        kept = [loan for loan in self._loans if words[_GIVEN_BACK + loan.number] != loan.stamp]
         if len(kept) < len(self._loans):
-            used = {loan.index for loan in kept}
-            self._indices = [index for index in range(_MOST_LOANS) if index not in used]
+            used = {loan.number for loan in kept}
+            self._numbers = [number for number in range(_MOST_LOANS) if number not in used]
             self._loans = kept
 
     def _find(self, size: int) -> int | None:
@@ -244,17 +244,17 @@ class Borrower:
         Raises:
             RemoteProtocolError: If it means none.
         """
-        stamp, start, size, index = _REFERENCE.unpack(reference)
+        stamp, start, size, number = _REFERENCE.unpack(reference)
         end = start + size
         words = self._segment.words
         if (
-            index >= _MOST_LOANS
-            or words[_WRITTEN + index] != stamp
+            number >= _MOST_LOANS
+            or words[_WRITTEN + number] != stamp
             or not _PAGE <= start < end <= self._segment.size
             or start % _PAGE
             or size > self._most
             or any(
-                loan.index == index or (loan.start < end and start < loan.end)
+                loan.number == number or (loan.start < end and start < loan.end)
                 for _, loan in self._held
             )
         ):
@@ -264,7 +264,7 @@ class Borrower:
             )
         block = self._segment.block(start, size)
         with _forking:
-            self._held.append((block, _Loan(start, end, index, stamp)))
+            self._held.append((block, _Loan(start, end, number, stamp)))
         words[_TAKEN] = stamp
         return block.data
 
@@ -275,7 +275,7 @@ class Borrower:
         kept = []
         for block, loan in self._held:
             if sys.getrefcount(block) == REFERENCES_WHEN_FREE:
-                self._segment.words[_GIVEN_BACK + loan.index] = loan.stamp
+                self._segment.words[_GIVEN_BACK + loan.number] = loan.stamp
             else:
                 kept.append((block, loan))
         self._held = kept
