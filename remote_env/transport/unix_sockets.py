@@ -103,27 +103,37 @@ class UnixAddress:
         found = os.lstat(self.path)
         if not stat.S_ISSOCK(found.st_mode):
             raise FileExistsError(errno.EEXIST, "a file lies there that is no socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            with contextlib.suppress(ConnectionRefusedError):
-                with contextlib.suppress(BlockingIOError):  # its queue is full
-                    probe.connect(self.path)
-                raise OSError(errno.EADDRINUSE, "another server listens there")
+        if _is_alive(self.path):
+            raise OSError(errno.EADDRINUSE, "another server listens there")
         # Aside first: another server may have replaced it just now, and gets it back.
         aside = f"{self.path}.{secrets.token_hex(4)}"
         os.rename(self.path, aside)
-        if _identity(aside) != (found.st_dev, found.st_ino):
+        is_alive = _is_alive(aside)
+        if is_alive:
             with contextlib.suppress(OSError):
                 os.link(aside, self.path)
-            os.unlink(aside)
-            raise OSError(errno.EADDRINUSE, "another server began to listen there")
         os.unlink(aside)
+        if is_alive:
+            raise OSError(errno.EADDRINUSE, "another server began to listen there")
 
     def remove(self) -> None:
         """Remove the socket, if it is still ours. Idempotent."""
         with contextlib.suppress(OSError):
             if _identity(self.path) == self._identity:
                 os.unlink(self.path)
+
+
+def _is_alive(path: str) -> bool:
+    """Whether anybody listens at a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:  # so many want to connect
+            return True
+    return True
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -100,8 +100,16 @@ class PlainListener(WebSocketListener):
         self._connections: set[ServerConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
+        self._where: dict[str, Any] = {"host": self.host, "port": self.port}
 
     def _run(self, accept: Accept) -> None:
+        if self._unix is not None:
+            try:
+                self._where = {"unix": True, "sock": self._unix.listen()}
+            except OSError as error:
+                self._failure = error
+                self._started.set()
+                return
         asyncio.run(self._listen(accept))
 
     def _ask_to_stop(self) -> None:
@@ -131,12 +139,9 @@ class PlainListener(WebSocketListener):
         async def handle(connection: ServerConnection) -> None:
             await self._handle(connection, accept)
 
-        where: dict[str, Any] = {"host": self.host, "port": self.port}
-        if self._unix is not None:
-            where = {"unix": True, "sock": self._unix.listen()}
         return await serve(
             handle,
-            **where,
+            **self._where,
             process_request=self._check_request,
             subprotocols=[SUBPROTOCOL],
             compression=None,
