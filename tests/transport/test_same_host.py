@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
-from wires import ByHand, client_socket, mappings
+from wires import ByHand, client_socket, lies_in_shared_memory, mappings
 
 from remote_env.errors import ConnectionLostError, RemoteProtocolError
 from remote_env.testing import FaultProxy
@@ -100,17 +100,6 @@ def is_right(frame, size):
     return frame == b"head" + noise(size)
 
 
-def is_mapped(frame):
-    """Whether a frame lies in a segment."""
-    place = np.frombuffer(frame, np.uint8).ctypes.data
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            first, last = (int(end, 16) for end in line.split()[0].split("-"))
-            if first <= place < last:
-                return "memfd:remote-env" in line
-    return False
-
-
 WHERE = pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
 
 
@@ -125,7 +114,7 @@ def test_large_frames_lie_in_shared_memory_and_small_ones_come_by_the_socket(sta
         link.send([b"%d" % size])
         frame = link.receive(timeout=5)
         assert is_right(frame, size)
-        assert is_mapped(frame) == (size + 4 >= LEAST)
+        assert lies_in_shared_memory(frame) == (size + 4 >= LEAST)
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
@@ -261,10 +250,10 @@ def test_a_learner_that_keeps_all_frames_gets_each_whole(start, link_to):
     link = link_to(listener)
     sizes = [LARGE + number for number in range(12)]
     held = [ask(link, size) for size in sizes]
-    assert sum(map(is_mapped, held)) == 3
+    assert sum(map(lies_in_shared_memory, held)) == 3
     assert all(is_right(frame, size) for frame, size in zip(held, sizes, strict=True))
     held.clear()
-    assert is_mapped(ask(link, LARGE))
+    assert lies_in_shared_memory(ask(link, LARGE))
 
 
 def test_frames_that_were_not_taken_are_backlog_and_come_in_order(start, link_to):
