@@ -11,6 +11,7 @@ from beside import wait_for
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.wrappers import PassiveEnvChecker
+from watching import RawObserver
 from wires import client_socket, lies_in_shared_memory, mappings, server_sockets
 
 import remote_env
@@ -198,6 +199,27 @@ def newest(observer, observation):
     """Return what the observer sees, when it is of the learner's step."""
     seen = next(observer).arrays
     return seen if np.array_equal(seen["told"], observation["told"]) else None
+
+
+def test_an_observer_that_stalls_costs_one_frame_and_then_sees_what_is_newest(served, connect):
+    server = served(Quick())
+    env = connect(server.url)
+    env.reset(seed=3)
+    observer = RawObserver(server.url, streams=["told", "cam/image"])
+    observer.observe(hz=1000.0)
+    assert observer.receive() is not None
+    (peer,) = server._session.observers._observers
+
+    def step_until_dropped():
+        env.step(ACTIONS[0])
+        return server.statistics()["observers"]["dropped"] > 20
+
+    wait_for(step_until_dropped, timeout=30)
+    assert peer._sink._lender.unread() < 2 * 320 * 320 * 3
+    newest = env.step(ACTIONS[0])[0]["told"]
+    seen = [observer.receive().observation[0] for _ in range(2)]
+    assert np.array_equal(seen[-1], newest)
+    observer.close()
 
 
 def test_the_command_line_says_what_carries_observations(serve, capsys, monkeypatch):
