@@ -254,7 +254,8 @@ def test_what_somebody_looks_at_cannot_be_taken_again(ends):
     frame = borrower.take(reference)
     other = lender.place([noise(1000)], 1000)
     (start,) = struct.unpack_from("<Q", reference, 8)
-    for bad in (reference, changed(other, start=start)):
+    elsewhere = changed(reference, start=start + 64 * PAGE)
+    for bad in (reference, changed(other, start=start), elsewhere):
         with pytest.raises(RemoteProtocolError):
             borrower.take(bad)
     assert frame == noise(1000)
