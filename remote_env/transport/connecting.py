@@ -163,16 +163,17 @@ def _explained(url: str, timeout: float) -> Iterator[None]:
         ) from error
     except socket.gaierror as error:
         raise ConnectFailedError(f"the host of {url} is not known: {error.strerror}") from error
-    except PermissionError as error:
-        raise AccessDeniedError(
-            f"{url} is another user's, who alone may connect there; use the robot's ws:// address"
-        ) from error
     except (ConnectionRefusedError, FileNotFoundError) as error:
         raise ConnectFailedError(
             f"nothing listens at {url}; start a robot there with 'remote-env serve NAME', or "
             "check the port"
         ) from error
     except OSError as error:
+        if isinstance(error, PermissionError) and unix_sockets.path_in(url) is not None:
+            raise AccessDeniedError(
+                f"{url} is another user's, who alone may connect there; use the robot's ws:// "
+                "address"
+            ) from error
         raise ConnectFailedError(f"cannot connect to {url}: {error}") from error
     except (ValueError, OverflowError) as error:  # a port or a name that cannot be
         raise ConfigurationError(f"{url!r} is no WebSocket address: {error}") from error
