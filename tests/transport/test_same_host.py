@@ -22,7 +22,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 from wires import ByHand, client_socket, lies_in_shared_memory, mappings
 
-from remote_env.errors import ConnectionLostError, RemoteProtocolError
+from remote_env.errors import ConnectionLostError, DeadlineExceededError, RemoteProtocolError
 from remote_env.testing import FaultProxy
 from remote_env.transport import connect, shared_offer
 from remote_env.transport.fast_frames import REFERENCE_HEADER
@@ -284,6 +284,21 @@ def test_a_pong_lands_between_references(start, link_to):
     for number in range(20):
         client_socket(link).sendall(b"\x89\x81\0\0\0\0p")
         assert is_right(ask(link, LARGE + number), LARGE + number)
+
+
+def test_a_reference_may_come_in_pieces(start, link_to):
+    listener = start()
+    link = link_to(listener)
+    assert is_right(ask(link, LARGE), LARGE)
+    sink = listener.ends.get(timeout=5)
+    data = noise(LARGE)
+    reference = REFERENCE_HEADER + sink._lender.place([data], len(data))
+    for byte in reference[:-1]:
+        sink._outbox.put([bytes([byte])])
+        with pytest.raises(DeadlineExceededError):
+            link.receive(timeout=0.001)
+    sink._outbox.put([reference[-1:]])
+    assert link.receive(timeout=5) == data
 
 
 @WHERE
