@@ -78,6 +78,7 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/same_host.py
 	$(BIN)/python benchmarks/unchanged.py
 	$(BIN)/python benchmarks/head_of_line.py
 	$(BIN)/python benchmarks/guard.py

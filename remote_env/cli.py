@@ -59,6 +59,8 @@ class ServeOptions:
     Attributes:
         host: To listen at. Beyond this machine only with a token.
         port: To listen at; 0 lets the system choose.
+        unix: A path to listen at in place of host and port, for this user's processes alone:
+            clients connect to ws+unix://PATH.
         mode: Who owns time; the robot's own default if not given.
         token_file: A file whose first line every client must show. The variable
             REMOTE_ENV_TOKEN does the same.
@@ -74,6 +76,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8765
+    unix: Path | None = None
     mode: Literal["lockstep", "realtime", "delayed"] | None = None
     token_file: Path | None = None
     allowed_host: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ class ClientOptions:
     """How to reach a robot.
 
     Attributes:
-        url: Of the robot, such as ws://127.0.0.1:8765.
+        url: Of the robot, such as ws://127.0.0.1:8765 or ws+unix:///run/robot.sock.
         token_file: A file whose first line is the token. The variable REMOTE_ENV_TOKEN
             does the same.
         timeout: For each answer, in seconds.
@@ -349,12 +352,14 @@ def _serve(arguments: list[str]) -> None:
         recipe.make(getattr(options, "robot", None)),
         options.host,
         options.port,
+        unix_path=options.unix,
         mode=options.mode,
         token=read_token(options.token_file),
         allowed_hosts=options.allowed_host,
         allowed_origins=options.allowed_origin,
         sensor_timeout=options.sensor_timeout,
-        latch_file=options.latch_file or default_latch_file(options.port, arguments[0]),
+        latch_file=options.latch_file
+        or default_latch_file(options.port if options.unix is None else options.unix, arguments[0]),
         realtime_priority=options.realtime_priority,
     ).run()
 
@@ -445,6 +450,7 @@ def _info(command: Info) -> None:
     if command.count is not None and command.count < 1:
         raise ConfigurationError(f"--count must be at least 1, not {command.count}")
     client = command.connect()
+    carrier = client.carrier
     client.close()
     spec = client.spec
     if command.save is not None:
@@ -453,7 +459,7 @@ def _info(command: Info) -> None:
         except OSError as error:
             raise ConfigurationError(f"cannot write {command.save}: {error.strerror}") from error
     if not command.watch:
-        print_spec(_CONSOLE, spec)
+        print_spec(_CONSOLE, spec, carrier=carrier)
         return
     watch_in_terminal(
         _CONSOLE,

@@ -83,7 +83,7 @@ class RobotClient(SharedSession):
         """Prepare; ``connect`` connects.
 
         Args:
-            url: ``ws://host:port``, ``wss://host:port`` or ``inproc://name``.
+            url: ``ws://host:port``, ``wss://host:port``, ``ws+unix:///path`` or ``inproc://name``.
             role: ``"control"``, or ``"observe"`` for those who never command.
             token: What the server asks for, if it does.
             owner: The name that others are shown while this one commands.
@@ -417,4 +417,5 @@ class RobotClient(SharedSession):
         return self._timer.statistics(
             resumptions=self._channel.resumptions,
             clock=self._channel.clock.estimate(time.monotonic()),
+            carrier=self.carrier,
         )

@@ -57,6 +57,7 @@ class Diagnosis:
     Attributes:
         url: Of the robot.
         spec: What the robot is.
+        carrier: What carries observations; see ``RobotClient.carrier``.
         connect: Seconds to connect and be greeted.
         round_trip: Of small messages, in seconds.
         clock: How far the robot's monotonic clock is ahead of ours.
@@ -68,6 +69,7 @@ class Diagnosis:
 
     url: str
     spec: RobotSpec
+    carrier: str
     connect: float
     round_trip: DurationSummary
     clock: ClockEstimate | None
@@ -130,6 +132,7 @@ def examine(
     return Diagnosis(
         client.url,
         spec,
+        client.carrier,
         connect,
         round_trips.summary(),
         client.statistics().clock,

@@ -101,7 +101,8 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         """Connect; the robot does not move before ``reset``.
 
         Args:
-            url: ``ws://host:port``. None simulates a robot inside this process.
+            url: ``ws://host:port`` or ``ws+unix:///path``. None simulates a robot inside this
+                process.
             robot: Which to simulate without a url, a name as in ``remote-env serve NAME``;
                 the double pendulum if None.
             streams: The streams to observe, by name, as a flat Dict; None for the robot's

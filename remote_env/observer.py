@@ -45,7 +45,7 @@ def observe(
     Connects when it is first iterated or entered, so this does not block.
 
     Args:
-        url: ``ws://host:port``, ``wss://host:port`` or ``inproc://name``.
+        url: ``ws://host:port``, ``wss://host:port``, ``ws+unix:///path`` or ``inproc://name``.
         hz: At most so many observations a second; the server has a limit of its own, 1000.
         streams: Names of the streams; those of the robot's observation space if None.
         token: What the server asks for, if it does.

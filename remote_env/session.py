@@ -98,6 +98,11 @@ class Session:
         return self._link is not None
 
     @property
+    def carrier(self) -> str:
+        """What the link carries frames by; nothing if there is no link."""
+        return "" if self._link is None else self._link.carrier
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a session, perhaps one whose link is lost."""
         return self._connection is not None

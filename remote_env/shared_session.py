@@ -128,6 +128,15 @@ class SharedSession:
             return self.spec
 
     @property
+    def carrier(self) -> str:
+        """What carries observations: ``"TCP"``, ``"Unix socket"``, ``"TLS"``, ``"this process"``.
+
+        ``"shared memory and TCP"`` if large ones go through memory that both ends share. Nothing
+        while there is no link.
+        """
+        return self._channel.carrier
+
+    @property
     def spec_hash(self) -> str:
         """Changes if and only if a policy could no longer be used."""
         return self._spec_hash

@@ -38,9 +38,9 @@ def _visible(char: str) -> str:
     return char.encode("unicode_escape").decode() if is_control else char
 
 
-def print_spec(console: Console, spec: RobotSpec) -> None:
-    """Show what a robot is."""
-    for line in _facts(spec):
+def print_spec(console: Console, spec: RobotSpec, *, carrier: str) -> None:
+    """Show what a robot is, and what carries its observations here."""
+    for line in [*_facts(spec), f"carried by   {carrier}"]:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_table_of(spec))
 
@@ -57,6 +57,7 @@ def print_diagnosis(console: Console, found: Diagnosis, advice: Sequence[Advice]
     say(
         f"round trip   p50 {_ms(trip.p50)}, p99 {_ms(trip.p99)}, max {_ms(trip.max)} of "
         f"{trip.count}; jitter (p99 - p50) {_ms(trip.jitter)}; {_ms(found.connect)} to connect"
+        f", by {found.carrier}"
     )
     if found.clock is not None:
         say(

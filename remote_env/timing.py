@@ -57,6 +57,8 @@ class ClientStatistics:
         resumptions: How often the connection was lost and resumed.
         clock: How far the server's monotonic clock is ahead of ours; None before the first
             answer.
+        carrier: What carries observations now, such as ``"shared memory and TCP"``; see
+            ``RobotClient.carrier``.
     """
 
     round_trip: DurationSummary
@@ -69,6 +71,7 @@ class ClientStatistics:
     period: DurationSummary
     resumptions: int
     clock: ClockEstimate | None
+    carrier: str
 
 
 class StepTimer:
@@ -119,8 +122,10 @@ class StepTimer:
                 # The peer says some of it, and a diagnosis must not end an episode.
                 self._durations[name].record_all(column[np.isfinite(column)])
 
-    def statistics(self, *, resumptions: int, clock: ClockEstimate | None) -> ClientStatistics:
+    def statistics(
+        self, *, resumptions: int, clock: ClockEstimate | None, carrier: str
+    ) -> ClientStatistics:
         """Return all of it."""
         self._fold()
         summaries = {name: durations.summary() for name, durations in self._durations.items()}
-        return ClientStatistics(**summaries, resumptions=resumptions, clock=clock)
+        return ClientStatistics(**summaries, resumptions=resumptions, clock=clock, carrier=carrier)

@@ -274,7 +274,7 @@ class RobotWatch:
         """Connect.
 
         Args:
-            url: ``ws://host:port``, ``wss://host:port`` or ``inproc://name``.
+            url: ``ws://host:port``, ``wss://host:port``, ``ws+unix:///path`` or ``inproc://name``.
             streams: Names of those to watch; empty for all, also those on request.
             token: What the server asks for, if it does.
             timeout: For each answer, in seconds.

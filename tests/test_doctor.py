@@ -55,6 +55,7 @@ def healthy(serve):
         plain = {
             "url": "ws://robot:8765",
             "spec": spec,
+            "carrier": "TCP",
             "connect": 0.01,
             "round_trip": trips(),
             "clock": ClockEstimate(1.0, 0.001, 25, 0.001),

@@ -38,7 +38,7 @@ def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = F
     """Connect to a robot server.
 
     Args:
-        url: ``ws://host:port``, ``wss://host:port`` or ``inproc://name``.
+        url: ``ws://host:port``, ``wss://host:port``, ``ws+unix:///path`` or ``inproc://name``.
         timeout: For everything until frames can be exchanged, in seconds.
         max_frame_size: The largest frame to accept, in bytes.
         is_brief: Whether it is for a few seconds only: then a server that is full lets it in.

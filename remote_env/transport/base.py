@@ -30,6 +30,10 @@ def join(frame: Frame) -> bytearray:
 class Link(Protocol):
     """The client's end of one connection. Not safe from several threads at once, but for abort."""
 
+    @property
+    def carrier(self) -> str:
+        """What frames travel by, for people: ``"TCP"``."""
+
     def send(self, frame: Frame) -> None:
         """Send one frame; blocks until the operating system has it.
 

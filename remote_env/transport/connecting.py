@@ -12,30 +12,33 @@ from websockets import exceptions as ws
 from websockets.client import ClientProtocol
 from websockets.sync.client import connect as websocket_connect
 from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
+from websockets.uri import WebSocketURI, parse_uri
 
 from remote_env.errors import AccessDeniedError, ConfigurationError, ConnectFailedError
-from remote_env.transport import fast_frames
+from remote_env.transport import fast_frames, unix_sockets
 from remote_env.transport.addresses import UnresolvedError, open_socket
 from remote_env.transport.base import Link
 from remote_env.transport.fast_client import FastLink
 from remote_env.transport.handshake import shake_hands
 from remote_env.transport.kernel import tune_client
+from remote_env.transport.shared_offer import ClientOffer, may_share
 from remote_env.transport.websocket import WebSocketLink
 
 __all__ = ["BRIEF_VISIT", "SCHEMES", "SUBPROTOCOL", "connect"]
 
-SCHEMES: Final = ("ws", "wss")
+SCHEMES: Final = ("ws", "wss", unix_sockets.SCHEME)
 SUBPROTOCOL: Final = Subprotocol("remote-robot-env")
 # The header of a connection for which a server that is full keeps some room.
 BRIEF_VISIT: Final = ("Robot-Visit", "brief")
+# What the handshake calls a server at a path.
+_AT_PATH: Final = "ws://localhost/"
 
 
 def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = False) -> Link:
     """Connect to a robot server.
 
     Args:
-        url: ``ws://host:port`` or ``wss://host:port``.
+        url: ``ws://host:port``, ``wss://host:port`` or ``ws+unix:///path``.
         timeout: For the TCP, TLS and WebSocket handshakes together, in seconds.
         max_frame_size: The largest frame to accept, in bytes.
         is_brief: Whether it is for a few seconds only: then a server that is full lets it in.
@@ -48,13 +51,18 @@ def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = F
     deadline = time.monotonic() + timeout
     headers = dict([BRIEF_VISIT]) if is_brief else {}
     with _explained(url, timeout):
-        where = parse_uri(url)
-        sock = open_socket(where.host, where.port, timeout)
+        path = unix_sockets.path_in(url)
+        where = parse_uri(url if path is None else _AT_PATH)
+        sock = (
+            open_socket(where.host, where.port, timeout)
+            if path is None
+            else unix_sockets.connect_unix(path, timeout)
+        )
         try:
             if where.secure or not fast_frames.is_available():
                 link = _open_plain(url, sock, headers, deadline, max_frame_size)
             else:
-                link = _open_fast(url, sock, headers, deadline, max_frame_size)
+                link = _open_fast(url, where, sock, headers, deadline, max_frame_size)
         except BaseException:
             sock.close()
             raise
@@ -62,9 +70,20 @@ def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = F
 
 
 def _open_fast(
-    url: str, sock: socket.socket, headers: dict[str, str], deadline: float, max_frame_size: int
+    url: str,
+    where: WebSocketURI,
+    sock: socket.socket,
+    headers: dict[str, str],
+    deadline: float,
+    max_frame_size: int,
 ) -> Link:
-    protocol = ClientProtocol(parse_uri(url), subprotocols=[SUBPROTOCOL], max_size=max_frame_size)
+    offer = ClientOffer(sock, max_frame_size) if may_share(sock) else None
+    protocol = ClientProtocol(
+        where,
+        subprotocols=[SUBPROTOCOL],
+        extensions=[offer] if offer else None,
+        max_size=max_frame_size,
+    )
     request = protocol.connect()
     request.headers.update(headers)
     protocol.send_request(request)
@@ -72,15 +91,16 @@ def _open_fast(
     ahead = shake_hands(sock, protocol, deadline)
     _check_subprotocol(protocol.subprotocol)
     tune_client(sock, timeout)
-    return FastLink(sock, protocol, url, ahead)
+    return FastLink(sock, protocol, url, ahead, offer.take() if offer else None)
 
 
 def _open_plain(
     url: str, sock: socket.socket, headers: dict[str, str], deadline: float, max_frame_size: int
 ) -> Link:
     timeout = max(deadline - time.monotonic(), 0.001)
+    is_unix = sock.family == socket.AF_UNIX
     connection = websocket_connect(
-        url,
+        _AT_PATH if is_unix else url,
         legacy=True,
         sock=sock,
         subprotocols=[SUBPROTOCOL],
@@ -143,12 +163,17 @@ def _explained(url: str, timeout: float) -> Iterator[None]:
         ) from error
     except socket.gaierror as error:
         raise ConnectFailedError(f"the host of {url} is not known: {error.strerror}") from error
-    except ConnectionRefusedError as error:
+    except (ConnectionRefusedError, FileNotFoundError) as error:
         raise ConnectFailedError(
             f"nothing listens at {url}; start a robot there with 'remote-env serve NAME', or "
             "check the port"
         ) from error
     except OSError as error:
+        if isinstance(error, PermissionError) and unix_sockets.path_in(url) is not None:
+            raise AccessDeniedError(
+                f"{url} is another user's, who alone may connect there; use the robot's ws:// "
+                "address"
+            ) from error
         raise ConnectFailedError(f"cannot connect to {url}: {error}") from error
     except (ValueError, OverflowError) as error:  # a port or a name that cannot be
         raise ConfigurationError(f"{url!r} is no WebSocket address: {error}") from error

@@ -5,7 +5,8 @@ Three kinds of bytes come in, and each takes the shortest way:
 * a usual frame (a whole binary message) that is small is cut out of what was read ahead: one
   system call for header and payload, and one copy;
 * a large one is received straight into pooled memory, where the observation's arrays stay: no
-  copy, and no page faults (``pool.py``);
+  copy, and no page faults (``pool.py``); on one machine only a reference comes, to where it lies
+  in memory that both ends share (``shared_memory.py``);
 * everything else is fed to the Sans-I/O protocol of the ``websockets`` library, which does the
   handshake, answers pings, joins fragments, and closes.
 
@@ -31,7 +32,8 @@ from remote_env.errors import ConnectionLostError, DeadlineExceededError
 from remote_env.protocol.codec import Buffer
 from remote_env.transport import base, fast_frames
 from remote_env.transport.fast_cutter import Cutter
-from remote_env.transport.kernel import set_timeout, time_since_data
+from remote_env.transport.kernel import name, set_timeout, time_since_data
+from remote_env.transport.shared_memory import Borrower
 
 __all__ = ["FastLink"]
 
@@ -55,10 +57,16 @@ class FastLink:
     """
 
     def __init__(
-        self, sock: socket.socket, protocol: ClientProtocol, url: str, ahead: bytes = b""
+        self,
+        sock: socket.socket,
+        protocol: ClientProtocol,
+        url: str,
+        ahead: bytes = b"",
+        borrower: Borrower | None = None,
     ) -> None:
         """Take a connection that has shaken hands; ``ahead`` came in behind the answer."""
         self._sock = sock
+        self._borrower = borrower
         self._library = fast_frames.Library(protocol)
         self._protocol = protocol
         self._url = url
@@ -66,7 +74,7 @@ class FastLink:
         set_timeout(sock, socket.SO_RCVTIMEO, _AT_ONCE)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._cutter = Cutter(self._library, ahead)
+        self._cutter = Cutter(self._library, ahead, borrower)
         self._kept: deque[Buffer] = deque()
         # Whoever has one of these uses the socket.
         self._sending, self._receiving = threading.Lock(), threading.Lock()
@@ -75,8 +83,15 @@ class FastLink:
     def __del__(self) -> None:
         self._sock.close()  # in a fork that is a copy, and the parent's connection goes on
 
+    @property
+    def carrier(self) -> str:
+        """See ``Link.carrier``."""
+        return f"shared memory and {name(self._sock)}" if self._borrower else name(self._sock)
+
     def send(self, frame: base.Frame) -> None:
         """See ``Link.send``."""
+        if self._borrower is not None:
+            self._borrower.give_back()
         if not self._library.is_open:
             raise self._lost()
         data = frame[0] if len(frame) == 1 else b"".join(frame)
@@ -91,6 +106,8 @@ class FastLink:
         """See ``Link.receive``."""
         if self._kept:
             return self._kept.popleft()
+        if self._borrower is not None:
+            self._borrower.give_back()
         with self._receiving:
             deadline = time.monotonic() + max(timeout, 0.0)
             left = timeout

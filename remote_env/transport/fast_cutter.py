@@ -7,6 +7,7 @@ from typing import Final
 from remote_env.protocol.codec import Buffer
 from remote_env.protocol.pool import BufferPool
 from remote_env.transport.fast_frames import Header, Library, read_header
+from remote_env.transport.shared_memory import Borrower
 
 __all__ = ["Cutter"]
 
@@ -22,9 +23,12 @@ class Cutter:
         has_more: Whether there is something to take without anything more coming in.
     """
 
-    def __init__(self, library: Library, ahead: bytes = b"") -> None:
+    def __init__(
+        self, library: Library, ahead: bytes = b"", borrower: Borrower | None = None
+    ) -> None:
         """Begin with what came in behind the handshake."""
         self.has_more = bool(ahead)
+        self._borrower = borrower
         self._library = library
         # What was read ahead, and how far into it we are.
         self._ahead = bytearray(_READ_AHEAD)
@@ -64,7 +68,7 @@ class Cutter:
         """Return the next frame if it is all here and usual; the library has what is not.
 
         Raises:
-            RemoteProtocolError: If the peer sent text.
+            RemoteProtocolError: If the peer sent text, or refers to shared memory at random.
         """
         if self._large is not None:
             return self._take_large()
@@ -76,6 +80,8 @@ class Cutter:
             return None
         size = header.size + header.length
         if not self._library.is_usual(header):
+            if self._borrower is not None and self._library.is_reference(header):
+                return self._take_shared(header, self._borrower)
             self._passing = size
         elif size > _READ_AHEAD:
             self._begin_large(header)
@@ -93,6 +99,15 @@ class Cutter:
             return None
         large, self._large = self._large, None
         return large
+
+    def _take_shared(self, header: Header, borrower: Borrower) -> Buffer | None:
+        start = self._start + header.size
+        end = start + header.length
+        if end > self._end:
+            self.has_more = False
+            return None
+        self._start = end
+        return borrower.take(self._view[start:end])
 
     def _begin_large(self, header: Header) -> None:
         self._large = self._pool.take(header.length)

@@ -23,9 +23,11 @@ except ImportError:  # it was installed without a compiler
 
 from remote_env.errors import RemoteProtocolError
 from remote_env.protocol.codec import Buffer
+from remote_env.transport.shared_memory import REFERENCE_SIZE
 
 __all__ = [
     "FINAL_BINARY",
+    "REFERENCE_HEADER",
     "Header",
     "Library",
     "binary_header",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 FINAL_BINARY: Final = 0x82  # FIN, and the opcode of a binary message; RFC 6455, section 5.2
+# With RSV1, which shared_offer.py gives this meaning: the payload says where the message lies.
+REFERENCE_HEADER: Final = bytes((FINAL_BINARY | 0x40, REFERENCE_SIZE))
 _MASKED: Final = 0x80
 _LENGTH_16: Final = 126
 _LENGTH_64: Final = 127
@@ -168,6 +172,15 @@ class Library:
             header.first == FINAL_BINARY
             and header.is_masked is self._is_server  # RFC 6455, section 5.1
             and header.length <= self._most
+            and not self._is_fragmented
+        )
+
+    def is_reference(self, header: Header) -> bool:
+        """Whether a frame says where a message lies in shared memory, if there is any."""
+        return (
+            header.first == REFERENCE_HEADER[0]
+            and header.length == REFERENCE_SIZE
+            and not header.is_masked
             and not self._is_fragmented
         )
 

@@ -60,6 +60,11 @@ class FastListener(WebSocketListener):
         return self._max_frame_size
 
     @property
+    def max_reply_size(self) -> int:
+        """The largest frame that is sent, in bytes, but for its header."""
+        return self._max_reply_size
+
+    @property
     def max_unread(self) -> int:
         """How many bytes a peer may leave unread."""
         return self._max_unread
@@ -123,8 +128,11 @@ class FastListener(WebSocketListener):
         self._waker, self._woken = map(files.enter_context, socket.socketpair())
         self._waker.setblocking(False)
         self._woken.setblocking(False)
-        self._sockets = listen(self.host, self.port)
-        self.port = self._sockets[0].getsockname()[1]
+        if self._unix is not None:
+            self._sockets = [self._unix.listen()]
+        else:
+            self._sockets = listen(self.host, self.port)
+            self.port = self._sockets[0].getsockname()[1]
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._listen_again()
 
@@ -226,6 +234,7 @@ class FastListener(WebSocketListener):
             with contextlib.suppress(OSError):  # it is gone already; reading will tell
                 tune(sock)
             sock.setblocking(False)
-            connection = FastConnection(sock, f"{address[0]}:{address[1]}", self, accept)
+            name = f"{address[0]}:{address[1]}" if self._unix is None else "a local peer"
+            connection = FastConnection(sock, name, self, accept)
             self._connections.add(connection)
             self._selector.register(sock, selectors.EVENT_READ, connection)

@@ -4,7 +4,8 @@ Whoever has an answer sends it at once, from its own thread, with one ``sendmsg`
 waits: no hand-over to the network thread (115 us) and no copy of what is published (1 ms for
 4.9 MB). What the system does not take then leaves when there is room, by reference, from the
 network thread. Everything that is sent to a peer goes through one queue, so a pong never lands
-inside a frame.
+inside a frame. To a peer on this machine a large frame goes through memory that both share, if
+that was agreed (``shared_memory.py``): one copy, and a short reference in its place.
 
 What comes in: usual frames (``fast_frames.py``) are cut out here; everything else is fed to the
 Sans-I/O protocol of the ``websockets`` library, which shakes hands, answers pings, joins
@@ -26,12 +27,15 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from remote_env.errors import RemoteProtocolError
+from remote_env.protocol.codec import Buffer
 from remote_env.transport import fast_frames
 from remote_env.transport.base import Accept, Frame, FrameHandler
 from remote_env.transport.connecting import SUBPROTOCOL
 from remote_env.transport.kernel import unsent
 from remote_env.transport.listening import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_EVERY, PONG_WITHIN
 from remote_env.transport.outbox import Outbox
+from remote_env.transport.shared_memory import LEAST, Lender
+from remote_env.transport.shared_offer import ServerOffer, may_share
 
 if TYPE_CHECKING:
     from remote_env.transport.fast_listener import FastListener
@@ -56,8 +60,13 @@ class FastConnection:
         self.peer_name = name
         self._network = network
         self._accept = accept
+        self._offer = ServerOffer(sock, network.max_reply_size) if may_share(sock) else None
+        self._lender: Lender | None = None
         self._protocol = ServerProtocol(
-            subprotocols=[SUBPROTOCOL], max_size=network.max_frame_size, logger=_library_logger
+            subprotocols=[SUBPROTOCOL],
+            extensions=[self._offer] if self._offer else None,
+            max_size=network.max_frame_size,
+            logger=_library_logger,
         )
         self._library = fast_frames.Library(self._protocol)
         self._handler: FrameHandler | None = None
@@ -76,13 +85,22 @@ class FastConnection:
         return self._handler is not None and not self._is_over
 
     def send(self, frame: Frame) -> None:
-        """See ``FrameSink.send``. Copies of what is read-only nothing; of the rest what waits."""
-        if self._outbox.put([fast_frames.binary_header(sum(map(len, frame))), *frame]):
+        """See ``FrameSink.send``. Copies of what is read-only nothing; of the rest what waits.
+
+        Into shared memory it copies all.
+        """
+        size, lender = sum(map(len, frame)), self._lender
+        parts: list[Buffer] = []
+        if lender is not None and size >= LEAST and (reference := lender.place(frame, size)):
+            parts = [fast_frames.REFERENCE_HEADER, reference]
+        if self._outbox.put(parts or [fast_frames.binary_header(size), *frame]):
             self._network.call(self.flush)
 
     def backlog(self) -> int:
         """See ``FrameSink.backlog``."""
-        return self._outbox.size + unsent(self.sock)
+        lender = self._lender
+        shared = lender.unread() if lender is not None else 0
+        return self._outbox.size + unsent(self.sock) + shared
 
     def close(self, code: int, reason: str) -> None:
         """See ``FrameSink.close``."""
@@ -160,6 +178,9 @@ class FastConnection:
     def _hand_over(self, frame: bytearray) -> None:
         assert self._handler is not None
         self._deadline = self._over_at
+        if self._offer is not None:
+            # Who has found the memory has proved it before saying anything.
+            self._lender, self._offer = self._offer.take(), None
         self._handler.on_frame(frame)
 
     def _obey_library(self) -> None:
@@ -213,6 +234,9 @@ class FastConnection:
         if self._is_over:
             return
         self._is_over = True
+        if self._offer is not None:
+            self._offer.take()
+        self._lender = self._offer = None
         self._network.forget(self)
         self._outbox.close()
         if self._handler is not None:

@@ -39,6 +39,11 @@ class InProcessLink:
         self._on_end = on_end
         self._handler = accept(_Sink(self))
 
+    @property
+    def carrier(self) -> str:
+        """See ``Link.carrier``."""
+        return "this process"
+
     def send(self, frame: Frame) -> None:
         """See ``Link.send``."""
         if self._closed_because or self._handler is None:

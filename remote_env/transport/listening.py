@@ -19,6 +19,8 @@ from websockets.http11 import Request
 from remote_env.errors import ConfigurationError
 from remote_env.transport.base import Accept
 from remote_env.transport.connecting import BRIEF_VISIT
+from remote_env.transport.unix_sockets import SCHEME as UNIX_SCHEME
+from remote_env.transport.unix_sockets import UnixAddress
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -59,6 +61,7 @@ class WebSocketListener(abc.ABC):
         host: str,
         port: int,
         *,
+        unix_path: str | None = None,
         max_frame_size: int,
         max_reply_size: int,
         max_connections: int = 64,
@@ -71,6 +74,7 @@ class WebSocketListener(abc.ABC):
         Args:
             host: To bind.
             port: To bind; 0 lets the system choose.
+            unix_path: Of a Unix socket to listen at in place of host and port; absolute.
             max_frame_size: The largest frame to accept, in bytes.
             max_reply_size: The largest frame that is sent; a peer that leaves more than two
                 of these and 4 MiB unread is cut off.
@@ -82,7 +86,9 @@ class WebSocketListener(abc.ABC):
         """
         self.host = host
         self.port = port
+        self._unix = UnixAddress(unix_path) if unix_path is not None else None
         self._max_frame_size = max_frame_size
+        self._max_reply_size = max_reply_size
         self._max_unread = 2 * max_reply_size + _WRITE_BUFFER_SLACK
         self._max_connections = max_connections
         names = {"localhost", socket.gethostname(), socket.getfqdn(), host, *allowed_hosts}
@@ -96,6 +102,8 @@ class WebSocketListener(abc.ABC):
     @property
     def url(self) -> str:
         """See ``Listener.url``."""
+        if self._unix is not None:
+            return f"{UNIX_SCHEME}://{self._unix.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.host in ("0.0.0.0", "::"):  # noqa: S104 (no address for anybody to call)
             host = socket.gethostname()
@@ -111,6 +119,11 @@ class WebSocketListener(abc.ABC):
         if self._failure is not None:
             self._thread.join()
             self._thread = None
+            if self._unix is not None:
+                raise ConfigurationError(
+                    f"cannot listen at {self._unix.path}: {_reason(self._failure)}; choose another "
+                    "path, in a folder that is yours"
+                ) from self._failure
             raise ConfigurationError(
                 f"cannot listen at {self.host}:{self.port}: {_reason(self._failure)}; choose "
                 "another address or port; 0 is any free port"
@@ -120,6 +133,8 @@ class WebSocketListener(abc.ABC):
         """See ``Listener.stop``."""
         if self._thread is None:
             return
+        if self._unix is not None:
+            self._unix.remove()
         self._ask_to_stop()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=2.0)

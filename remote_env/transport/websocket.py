@@ -20,7 +20,7 @@ from remote_env.errors import (
     RemoteProtocolError,
 )
 from remote_env.transport.base import Frame
-from remote_env.transport.kernel import time_since_data
+from remote_env.transport.kernel import name, time_since_data
 
 __all__ = ["WebSocketLink"]
 
@@ -33,6 +33,11 @@ class WebSocketLink:
     def __init__(self, connection: ClientConnection, url: str) -> None:
         self._connection = connection
         self._url = url
+
+    @property
+    def carrier(self) -> str:
+        """See ``Link.carrier``."""
+        return "TLS" if self._connection.protocol.uri.secure else name(self._connection.socket)
 
     def send(self, frame: Frame) -> None:
         """See ``Link.send``."""

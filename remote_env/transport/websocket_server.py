@@ -100,8 +100,16 @@ class PlainListener(WebSocketListener):
         self._connections: set[ServerConnection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
+        self._where: dict[str, Any] = {"host": self.host, "port": self.port}
 
     def _run(self, accept: Accept) -> None:
+        if self._unix is not None:
+            try:
+                self._where = {"unix": True, "sock": self._unix.listen()}
+            except OSError as error:
+                self._failure = error
+                self._started.set()
+                return
         asyncio.run(self._listen(accept))
 
     def _ask_to_stop(self) -> None:
@@ -119,7 +127,8 @@ class PlainListener(WebSocketListener):
             self._started.set()
             return
         guard = asyncio.create_task(self._cut_off_who_does_not_read())
-        self.port = next(iter(server.sockets)).getsockname()[1]
+        if self._unix is None:
+            self.port = next(iter(server.sockets)).getsockname()[1]
         self._started.set()
         await self._stopping.wait()
         guard.cancel()
@@ -132,8 +141,7 @@ class PlainListener(WebSocketListener):
 
         return await serve(
             handle,
-            self.host,
-            self.port,
+            **self._where,
             process_request=self._check_request,
             subprotocols=[SUBPROTOCOL],
             compression=None,

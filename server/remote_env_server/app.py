@@ -61,6 +61,7 @@ class RobotServer:
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         *,
+        unix_path: str | os.PathLike[str] | None = None,
         mode: Mode | str | None = None,
         token: str | None = None,
         allowed_hosts: Iterable[str] = (),
@@ -76,6 +77,8 @@ class RobotServer:
             robot: What to serve.
             host: To listen at. Beyond this machine only with a token.
             port: To listen at; 0 lets the system choose, see ``url``.
+            unix_path: Of a Unix socket to listen at in place of host and port. Only processes of
+                this user can connect to it.
             mode: ``"lockstep"``, ``"realtime"`` or ``"delayed"``, which every robot can that
                 can be served in realtime; the robot's first mode if None.
             token: What every client must show; at least 16 characters.
@@ -85,7 +88,7 @@ class RobotServer:
             sensor_timeout: How long a reset waits for a stream to deliver, in seconds.
             latch_file: Remembers a pressed emergency stop, so that a restart does not release
                 it; made and removed by the server. None is a file of this user's own, by port
-                and robot (none for port 0); False remembers nothing.
+                and robot (none for port 0), or by path and robot; False remembers nothing.
             realtime_priority: Of the control thread, 1 to 99 (``SCHED_FIFO``; stay below 50),
                 where the system allows it; None is an ordinary thread. Best effort.
             listeners: Transports to use in place of a WebSocket at host and port.
@@ -114,7 +117,8 @@ class RobotServer:
             )
         if listeners is not None and not listeners:
             raise ConfigurationError("listeners=[] would serve nobody; leave it out for WebSocket")
-        if listeners is None and token is None and not is_loopback(host):
+        is_remote = listeners is None and unix_path is None and not is_loopback(host)
+        if is_remote and token is None:
             raise ConfigurationError(
                 f"refusing to listen at {host} without a token: anyone on the network could move "
                 "the robot. Pass token=... (--token-file), or keep 127.0.0.1 and use an SSH tunnel"
@@ -128,13 +132,15 @@ class RobotServer:
         self._starting = threading.RLock()
         self._host = host
         self._port = port
+        self._unix_path = Path(unix_path).absolute() if unix_path is not None else None
         self._token = token
         self._allowed_hosts = tuple(allowed_hosts)
         self._allowed_origins = tuple(allowed_origins)
         self._given_listeners = listeners
         self._listeners: list[Listener] = []
         if latch_file is None and listeners is None:
-            latch_file = default_latch_file(port, name_of(robot))
+            where = port if self._unix_path is None else self._unix_path
+            latch_file = default_latch_file(where, name_of(robot))
         self._latch_file = Path(latch_file) if latch_file else None
         self._latch: Latch | None = None
         self._control = ControlLoop(
@@ -212,6 +218,7 @@ class RobotServer:
         return websocket_listener(
             self._host,
             self._port,
+            unix_path=str(self._unix_path) if self._unix_path is not None else None,
             max_frame_size=frame_size,
             max_reply_size=sum(stream.array.nbytes for stream in spec.streams),
             allowed_hosts=self._allowed_hosts,

@@ -23,21 +23,22 @@ _END = object()
 _WRITE_AGAIN: Final = 1.0  # seconds, after a disk was full
 
 
-def default_latch_file(port: int, name: str) -> Path | None:
+def default_latch_file(port: int | Path, name: str) -> Path | None:
     """Return where to remember the stop of a robot; nowhere for a port that is never the same.
 
     Args:
-        port: At which it is served; 0 is any.
+        port: At which it is served; 0 is any. Or the path of its Unix socket.
         name: As ``remote-env serve`` takes it: ``module:Class``, or ``file.py:Class``.
     """
-    if not port:
+    if port == 0:
         return None
+    where = str(port if isinstance(port, int) else port.resolve())
     file, colon, class_name = name.rpartition(":")
     if file.endswith(".py"):  # one file has one name, however it was written
         name = f"{Path(file).resolve()}{colon}{class_name}"
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    plain = "".join(c if c.isalnum() else "-" for c in name)[-100:]
-    return state / "remote-env" / f"emergency-stop-{port}-{plain}.json"
+    where, plain = ("".join(c if c.isalnum() else "-" for c in t)[-100:] for t in (where, name))
+    return state / "remote-env" / f"emergency-stop-{where}-{plain}.json"
 
 
 def name_of(robot: object) -> str:

@@ -38,29 +38,46 @@ class ServerEnd:
 
 
 def over_websocket(kind):
-    return lambda: kind("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=4 * LARGE)
+    return lambda folder: kind("127.0.0.1", 0, max_frame_size=LARGE, max_reply_size=4 * LARGE)
 
 
-def in_process():
+def over_unix(kind):
+    return lambda folder: kind(
+        "127.0.0.1",
+        0,
+        unix_path=f"{folder}/robot.sock",
+        max_frame_size=LARGE,
+        max_reply_size=4 * LARGE,
+    )
+
+
+def in_process(folder=None):
     return InProcessListener("conformance")
 
 
-# Who listens, and whether clients take the fast lane. Both sides are plain WebSockets to each
-# other, so each lane must also do with the other one.
+# Who listens, and whether clients take the fast lane and shared memory. Both sides are plain
+# WebSockets to each other, so each lane must also do with the other one.
 LISTENERS = {
-    "fast": (over_websocket(FastListener), "1"),
-    "plain": (over_websocket(PlainListener), "0"),
-    "fast-to-plain": (over_websocket(PlainListener), "1"),
-    "plain-to-fast": (over_websocket(FastListener), "0"),
-    "in-process": (in_process, "1"),
+    "fast": (over_websocket(FastListener), "1", "0"),
+    "fast-shared": (over_websocket(FastListener), "1", "1"),
+    "plain": (over_websocket(PlainListener), "0", "1"),
+    "fast-to-plain": (over_websocket(PlainListener), "1", "1"),
+    "plain-to-fast": (over_websocket(FastListener), "0", "1"),
+    "unix": (over_unix(FastListener), "1", "0"),
+    "unix-shared": (over_unix(FastListener), "1", "1"),
+    "unix-plain": (over_unix(PlainListener), "0", "1"),
+    "unix-fast-to-plain": (over_unix(PlainListener), "1", "1"),
+    "unix-plain-to-fast": (over_unix(FastListener), "0", "1"),
+    "in-process": (in_process, "1", "1"),
 }
 
 
 @pytest.fixture(params=LISTENERS.values(), ids=LISTENERS.keys())
-def listener(request, monkeypatch):
-    make, is_fast = request.param
+def listener(request, monkeypatch, tmp_path):
+    make, is_fast, shares = request.param
     monkeypatch.setenv("REMOTE_ENV_FAST", is_fast)
-    listener = make()
+    monkeypatch.setenv("REMOTE_ENV_SHARED_MEMORY", shares)
+    listener = make(tmp_path)
     listener.accepted = queue.SimpleQueue()
 
     def accept(sink):

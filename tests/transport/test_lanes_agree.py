@@ -214,6 +214,7 @@ class Network:
     """What drives a connection, without its thread: calls are made at once."""
 
     max_frame_size = 2000
+    max_reply_size = 0
     max_unread = BUFFER
     hello_timeout = 60.0
 
