@@ -98,15 +98,15 @@ def test_a_step_that_is_noted_while_another_thread_reads_is_not_lost():
     timer._noted = Meanwhile()
     for number in range(5):
         timer.note(*answered(number))
-    assert timer.statistics(resumptions=0, clock=None).round_trip.count == 5
-    assert timer.statistics(resumptions=0, clock=None).round_trip.count == 6
+    assert timer.statistics(resumptions=0, clock=None, carrier="").round_trip.count == 5
+    assert timer.statistics(resumptions=0, clock=None, carrier="").round_trip.count == 6
 
 
 def test_what_the_robot_says_and_is_no_duration_is_left_out():
     timer = StepTimer()
     for number in range(1000):  # more than are put into the histograms at once
         timer.note(*answered(number))
-    found = timer.statistics(resumptions=0, clock=None)
+    found = timer.statistics(resumptions=0, clock=None, carrier="")
     assert found.round_trip.count == 1000
     assert found.period.count == 999
     assert found.queued.count == 0
