@@ -62,18 +62,21 @@ class Result:
 
     def figure(self, name: str, which: str = "p50") -> float:
         """Return the median over the rounds, in seconds."""
-        return statistics.median(getattr(figures[name], which) for figures in self.rounds)
+        return float(statistics.median(getattr(figures[name], which) for figures in self.rounds))
+
+    def pair(self, name: str) -> tuple[float, float]:
+        """Return median and 99th percentile, in seconds."""
+        return self.figure(name), self.figure(name, "p99")
 
     def ratio(self, one: str, other: str, which: str = "p50") -> float:
         """Return the median over the rounds of the ratio of two ways."""
-        return statistics.median(
-            getattr(figures[one], which) / getattr(figures[other], which) for figures in self.rounds
-        )
+        ratios = [getattr(f[one], which) / getattr(f[other], which) for f in self.rounds]
+        return float(statistics.median(ratios))
 
     def values(self) -> dict[str, Any]:
         """Return it in plain values, in microseconds."""
         names = self.rounds[0]
-        rows = {
+        rows: dict[str, dict[str, Any]] = {
             name: {
                 "p50_us": self.figure(name) * 1e6,
                 "p99_us": self.figure(name, "p99") * 1e6,
@@ -142,7 +145,9 @@ def _round(
     keeps = any(peer.malloc for peer in entrants)
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Child(_serve, peer, sizes, there)) for peer in entrants]
-        places = [(peer, server.ask(), server.pid) for peer, server in zip(entrants, servers)]
+        places = [
+            (peer, server.ask(), server.pid) for peer, server in zip(entrants, servers, strict=True)
+        ]
         arguments = (sizes, seconds, here, keeps, period, check)
         client = stack.enter_context(_Client(_run_client, places, *arguments))
         figures = client.ask(timeout=_PATIENCE + 3 * seconds * len(entrants))

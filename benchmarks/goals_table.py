@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +158,7 @@ def row(
     note: str = "",
 ) -> Row:
     """Return what was measured of the goal with this key; times in seconds."""
-    return Row(
-        GOALS[key], value, tuple(t * 1e6 for t in ours), tuple(t * 1e6 for t in other), note
-    )
+    return Row(GOALS[key], value, tuple(t * 1e6 for t in ours), tuple(t * 1e6 for t in other), note)
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -211,11 +208,11 @@ def put_into_page(page: Path, sections: Mapping[str, str]) -> None:
     """
     text = page.read_text()
     for name, content in sections.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"{page} has no {begin} ... {end} to put a table into")
-        text = pattern.sub(lambda _, c=content: f"{begin}\n{c}\n{end}", text)
+        before, begin, rest = text.partition(f"<!-- {name}: begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name}: end -->")
+        if not end:
+            raise ValueError(f"{page} has no <!-- {name}: begin --> with an end to write between")
+        text = f"{before}{begin}{content}\n{end}{after}"
     page.write_text(text)
 
 

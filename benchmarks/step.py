@@ -21,9 +21,7 @@ from benchmarks.payloads import PAYLOADS, Sizes
 from benchmarks.peers import OURS, RAW
 
 
-def measure(
-    sizes: Sizes, seconds: float, *, rounds: int = 1, pinned: bool = True
-) -> Result:
+def measure(sizes: Sizes, seconds: float, *, rounds: int = 1, pinned: bool = True) -> Result:
     """Measure ours beside raw TCP."""
     return contest((RAW, OURS), sizes, seconds=seconds, rounds=rounds, pinned=pinned)
 

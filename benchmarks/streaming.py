@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import statistics
 import time
@@ -45,8 +46,9 @@ def pour(pipe: Pipe, size: int) -> None:
         pipe.send(listener.getsockname()[1])
         peer, _ = listener.accept()
         tune(peer)
-        while True:
-            peer.sendall(message)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.sendall(message)
 
 
 def _receive(pipe: Pipe, url: str, port: int, size: int, seconds: float) -> None:

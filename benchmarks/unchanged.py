@@ -64,17 +64,16 @@ class Rig(Robot):
 
     def open(self) -> None:
         """Prepare pictures that differ; in real time, start the cameras."""
-        self._shots, self._steps, self._due = 0, 0, 0.0
+        self._steps, self._due = 0, 0.0
+        self._shots = [0] * len(self.sizes)
+        self._pictures = [[_picture(size, n) for n in (1, 2)] for size in self.sizes]
         if self.mode is not Mode.LOCKSTEP:
             for i, _ in enumerate(self.sizes):
                 self.start_sensor(f"cam{i}", functools.partial(self._shoot, i), hz=CAMERA_HZ)
 
     def _shoot(self, number: int) -> None:
-        self._shots += 1
-        height, width, has_depth = self.sizes[number]
-        image = np.full((height, width, 3), self._shots % 256, np.uint8)
-        depth = np.full((height, width), self._shots, np.float32) if has_depth else None
-        self.update_camera(f"cam{number}", image=image, depth=depth)
+        self._shots[number] += 1
+        self.update_camera(f"cam{number}", **self._pictures[number][self._shots[number] % 2])
 
     def _feel(self) -> None:
         for name in JOINTS:
@@ -102,6 +101,15 @@ class Rig(Robot):
 
     def hold(self) -> None:
         """Do nothing; it cannot move."""
+
+
+def _picture(size: tuple[int, int, bool], level: int) -> dict[str, Any]:
+    """Return an image of one level, and the depth if there is one."""
+    height, width, has_depth = size
+    arrays: dict[str, Any] = {"image": np.full((height, width, 3), level, np.uint8)}
+    if has_depth:
+        arrays["depth"] = np.full((height, width), level, np.float32)
+    return arrays
 
 
 class Counting:

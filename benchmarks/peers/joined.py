@@ -15,7 +15,7 @@ _REWARD: Final = np.zeros(2)  # and the flags
 
 def join(observation: Arrays) -> bytes:
     """Return one message."""
-    return b"".join([memoryview(_REWARD), *map(memoryview, observation.values())])
+    return b"".join([_REWARD.data, *(array.data for array in observation.values())])
 
 
 def split(message: bytes | bytearray | memoryview, observation: Arrays) -> Arrays:

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import remote_env
-from benchmarks.payloads import Arrays, Rig, Sizes
+from benchmarks.payloads import Arrays, Rig, Sizes, observation_of
 from benchmarks.peers import Step, Tell
 from remote_env_server import RobotServer
 
@@ -28,7 +27,7 @@ class Sensing(Rig):
             self.start_sensor(f"slow{number}", self._publisher("joint_pos"), hz=30.0)
 
     def _publisher(self, name: str) -> Callable[[], None]:
-        value = np.zeros(7, np.float32)
+        value = observation_of(())[name]
         return lambda: self.update_proprio(name, value)
 
 
@@ -49,7 +48,7 @@ ROBOTS: dict[str, type[Rig]] = {"": Rig, "sensing": Sensing, "busy": Busy}
 
 def sizes_of(observation: Arrays) -> Sizes:
     """Return of which cameras an observation is."""
-    sizes = []
+    sizes: list[tuple[int, int, bool]] = []
     while (image := observation.get(f"cam{len(sizes)}/image")) is not None:
         has_depth = f"cam{len(sizes)}/depth" in observation
         sizes.append((image.shape[0], image.shape[1], has_depth))

@@ -20,7 +20,7 @@ from benchmarks.peers.joined import join, split
 def serve(tell: Tell, observation: Arrays) -> None:
     """Answer with joined bytes."""
 
-    class Server(WSListener):  # type: ignore[misc]
+    class Server(WSListener):
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
             if frame.msg_type == WSMsgType.BINARY:
                 np.frombuffer(frame.get_payload_as_bytes(), np.float32)
@@ -41,7 +41,7 @@ def serve(tell: Tell, observation: Arrays) -> None:
 def connect(address: int, observation: Arrays) -> Iterator[Step]:
     """Ask, from code that is not async."""
 
-    class Client(WSListener):  # type: ignore[misc]
+    class Client(WSListener):
         answered: asyncio.Future[Arrays]
 
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -52,9 +52,7 @@ def connect(address: int, observation: Arrays) -> Iterator[Step]:
         loop = runner.get_loop()
         url = f"ws://127.0.0.1:{address}/"
         limit = 1 << 30
-        transport, client = loop.run_until_complete(
-            ws_connect(Client, url, max_frame_size=limit)
-        )
+        transport, client = loop.run_until_complete(ws_connect(Client, url, max_frame_size=limit))
 
         async def ask(action: NDArray[Any]) -> Arrays:
             client.answered = loop.create_future()

@@ -18,7 +18,7 @@ from benchmarks.peers import Step, Tell
 def serve(tell: Tell, observation: Arrays) -> None:
     """Expose a step. Tuples of plain values go by value, anything else would by reference."""
 
-    class Rig(rpyc.Service):  # type: ignore[misc]
+    class Rig(rpyc.Service):
         def exposed_step(self, action: bytes) -> tuple[Any, ...]:
             np.frombuffer(action, np.float32)
             arrays = tuple((n, a.dtype.str, a.shape, a.tobytes()) for n, a in observation.items())
