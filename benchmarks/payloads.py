@@ -57,7 +57,7 @@ class Rig(Robot):
         arrays = observation_of(self.sizes)
         for i, _ in enumerate(self.sizes):
             kinds = ("image", "depth", "intrinsics", "extrinsics")
-            given = {kind: arrays.get(f"cam{i}/{kind}") for kind in kinds}
+            given: dict[str, Any] = {kind: arrays.get(f"cam{i}/{kind}") for kind in kinds}
             self.update_camera(f"cam{i}", **given)
         for name in JOINTS:
             self.update_proprio(name, arrays[name])

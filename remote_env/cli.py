@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from remote_env.arguments import check_timeout
+from remote_env.bench_terminal import bench_in_terminal
 from remote_env.client import RobotClient
 from remote_env.doctor import advise, examine
 from remote_env.emergency import emergency_stop, release_stop
@@ -155,6 +156,27 @@ class Doctor(ClientOptions):
 
 
 @dataclass(frozen=True)
+class Bench(ClientOptions):
+    """Measure what a step costs and where its time goes, beside what the connection costs.
+
+    A robot in lockstep, which is simulated, is reset and stepped, unless somebody commands it. A
+    robot in real time does not move, unless --step says so.
+
+    Attributes:
+        step: Reset and step a robot in real time too: it MOVES. Actions are zeros where the
+            bounds allow that; to a robot that is told positions, zero is a position.
+        look: Only measure the connection, in lockstep too.
+        seconds: Of stepping; the connection takes 3 more.
+        json: Print the figures as JSON, in seconds.
+    """
+
+    step: bool = False
+    look: bool = False
+    seconds: float = 5.0
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class EmergencyStop(ClientOptions):
     """Press a robot's emergency stop. It stays pressed until remote-env release.
 
@@ -231,6 +253,7 @@ _Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Ping, tyro.conf.subcommand("ping")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[EmergencyStop, tyro.conf.subcommand("estop")]
     | Annotated[ReleaseStop, tyro.conf.subcommand("release")]
     | Annotated[CheckRobot, tyro.conf.subcommand("check")]
@@ -292,6 +315,7 @@ def _run(
     command: Info
     | Ping
     | Doctor
+    | Bench
     | EmergencyStop
     | ReleaseStop
     | Serve
@@ -303,6 +327,18 @@ def _run(
     match command:
         case Doctor():
             _examine(command)
+        case Bench():
+            bench_in_terminal(
+                _CONSOLE,
+                _ERRORS,
+                command.url,
+                token=read_token(command.token_file),
+                seconds=command.seconds,
+                timeout=command.timeout,
+                may_move=command.step,
+                only_looks=command.look,
+                as_json=command.json,
+            )
         case EmergencyStop():
             token = read_token(command.token_file)
             emergency_stop(command.url, command.reason, token=token, timeout=command.timeout)

@@ -57,7 +57,8 @@ def connect(address: int, observation: Arrays) -> Iterator[Step]:
         async def ask(action: NDArray[Any]) -> Arrays:
             client.answered = loop.create_future()
             transport.send(WSMsgType.BINARY, action.tobytes())
-            return await client.answered
+            arrays: Arrays = await client.answered
+            return arrays
 
         async def end() -> None:
             transport.disconnect()
