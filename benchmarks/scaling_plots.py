@@ -69,6 +69,7 @@ def _draw_cameras(tables: dict[str, Any]) -> Figure:
         axes.set_xlabel("cameras")
         axes.set_title(f"cameras of {size}", loc="left", fontweight="bold")
     both[0].set_ylabel("a step, median")
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
     return figure
 
 

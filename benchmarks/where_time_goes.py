@@ -1,6 +1,6 @@
 """Where the time of a step goes, on all threads of both processes: make profile.
 
-python benchmarks/where_time_goes.py [--payload P0] [--steps 2000] [--free] [--json FILE]
+python benchmarks/where_time_goes.py [--payload P0] [--steps 2000] [--free] [--json FILE] [--docs]
 
 A profiler that is called at every function distorts a step of some hundred microseconds beyond
 use, so a few functions, named below, are wrapped instead; each call notes when it began and ended,
@@ -34,6 +34,7 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.goals_table import put_into_page
 from benchmarks.machine import cores, describe, describe_in_words, enter_own_network, pin
 from benchmarks.payloads import PAYLOADS, Rig, Sizes, observation_of
 from benchmarks.reliability_rig import Child, quiet
@@ -42,6 +43,7 @@ from remote_env_server import RobotServer
 
 __all__ = ["Profile", "profile"]
 
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 STEP: Final = "learner: env.step itself"
 SEND, RECEIVE = "learner: write to the socket", "learner: wait and read from the socket"
 SUBMIT, SERVE = "network thread: hand over", "control thread: the loop itself"
@@ -329,6 +331,19 @@ def show(console: Console, payload: str, found: Profile) -> None:
         console.print(f"not there any more: {', '.join(found.absent)}", highlight=False)
 
 
+def markdown(found: Profile, payload: str, facts: dict[str, Any]) -> str:
+    """Return the table for the page."""
+    total = sum(found.stages.values())
+    lines = [f"| stage of a step, {payload} | us | share |", "| --- | --- | --- |"]
+    lines += [f"| {label} | {us:.1f} | {us / total:.1%} |" for label, us in found.stages.items()]
+    threads_ = ", ".join(f"{name} {us:.0f} us" for name, us in found.cpu.items())
+    lines.append(f"| **whole step** | {total:.1f} | |")
+    return (
+        "\n".join(lines) + f"\n\nMedian {found.wrapped:.0f} us, and {found.plain:.0f} us without "
+        f"the wrapping. CPU for each step, without it: {threads_}.\n\n{describe_in_words(facts)}"
+    )
+
+
 def main() -> None:
     """Print the table; with --json write it too."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -336,6 +351,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--free", action="store_true", help="let the system choose the cores")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write it into docs/performance.md")
     options = parser.parse_args()
     if os.environ.get("REMOTE_ENV_FAST") == "0":
         parser.error("only the fast lane is known here; unset REMOTE_ENV_FAST")
@@ -345,6 +361,8 @@ def main() -> None:
     console.print(describe_in_words(facts), highlight=False)
     found = profile(PAYLOADS[options.payload], steps=options.steps, pinned=not options.free)
     show(console, options.payload, found)
+    if options.docs:
+        put_into_page(PAGE, {"profile": markdown(found, options.payload, facts)})
     if options.json:
         content = {
             "machine": facts,
