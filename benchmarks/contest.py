@@ -27,7 +27,7 @@ from benchmarks.payloads import Arrays, Sizes, observation_of
 from benchmarks.peers import OURS, RAW, Peer, Step
 from benchmarks.reliability_rig import Child, quiet
 
-__all__ = ["Figures", "Result", "contest", "versus"]
+__all__ = ["Figures", "Result", "compare_arrays", "contest", "versus"]
 
 _ACTION: Final = np.linspace(-0.5, 0.5, 7, dtype=np.float32)
 _BURST: Final = 0.03  # seconds, and at least _LEAST steps
@@ -196,7 +196,7 @@ class _Entrant:
         took = (time.perf_counter() - began) / count
         self._burst = int(min(max(_BURST / took, _LEAST), _MOST)) + 1
         if expected is not None:
-            _compare(self.name, arrays, expected)
+            compare_arrays(self.name, arrays, expected)
 
     def burst(self, period: float) -> None:
         """Make a few steps."""
@@ -266,7 +266,12 @@ def _measure(
         return [entrant.figures() for entrant in entrants]
 
 
-def _compare(name: str, arrays: Arrays, expected: Arrays) -> None:
+def compare_arrays(name: str, arrays: Arrays, expected: Arrays) -> None:
+    """Find out whether a way returned what was sent.
+
+    Raises:
+        RuntimeError: Naming what is different.
+    """
     if arrays.keys() != expected.keys():
         raise RuntimeError(f"{name} returned {sorted(arrays)}, not {sorted(expected)}")
     for key, array in expected.items():

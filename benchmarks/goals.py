@@ -21,7 +21,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,9 @@ class Run:
     """What is measured, for how long, and what came of it.
 
     Attributes:
-        is_quick: Whether figures may be bad.
+        pace: By which every time of measuring is multiplied.
+        rounds: Fresh ones, of each thing.
+        steps: For which the growth of memory is watched; it is judged from 50,000 on.
         say: Shows how far it is.
         tables: By payload and way; see ``markdown_of_peers``.
         alone: Ours beside raw TCP alone, by payload and whether pinned.
@@ -82,7 +84,9 @@ class Run:
         failures: Parts that could not be measured.
     """
 
-    is_quick: bool = False
+    pace: float = 1.0
+    rounds: int = 3
+    steps: int = 60_000
     say: Callable[[str], None] = print
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     alone: dict[str, Any] = field(default_factory=dict)
@@ -90,13 +94,13 @@ class Run:
     failures: list[str] = field(default_factory=list)
 
     @property
-    def rounds(self) -> int:
-        """Fresh ones."""
-        return 1 if self.is_quick else 3
+    def is_quick(self) -> bool:
+        """Whether the figures are bad."""
+        return self.pace < 1.0
 
     def seconds(self, full: float) -> float:
         """Return for how long to measure."""
-        return full / 5 if self.is_quick else full
+        return full * self.pace
 
 
 def step_goals(run: Run) -> Iterator[Row]:
@@ -253,11 +257,10 @@ def _thin_line(run: Run, seconds: float) -> Iterator[Row]:
 
 def memory_goals(run: Run) -> Iterator[Row]:
     """What grows."""
-    count = 20_000 if run.is_quick else 60_000
-    run.say(f"memory in {count} steps")
-    grown = max(reliability_memory.growth(count).values())  # bytes per step: MB per million
-    note = f"from {count} steps; `make soak` makes a million"
-    yield row("28 steps", None if run.is_quick else grown, note=note)
+    run.say(f"memory in {run.steps} steps")
+    grown = max(reliability_memory.growth(run.steps).values())  # bytes per step: MB per million
+    note = f"from {run.steps} steps; `make soak` makes a million"
+    yield row("28 steps", grown if run.steps >= 50_000 else None, note=note)
     run.say("memory of observers that stall")
     blocks = Namespace(observers=8, hz=30.0, blocks=1 if run.is_quick else 3, steps=20)
     blocks.healthy = False
@@ -363,7 +366,10 @@ def main() -> int:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("")
-        run = Run(options.quick, lambda text: progress.update(task, description=text))
+        quick: dict[str, Any] = {"pace": 0.2, "rounds": 1, "steps": 10_000}
+        run = Run(say=lambda text: progress.update(task, description=text))
+        if options.quick:
+            run = replace(run, **quick)
         rows = measure(run, options.only or list(PARTS))
     show(console, rows)
     console.print(markdown_of_peers(run.tables, run.missing), highlight=False, markup=False)

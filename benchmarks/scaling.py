@@ -16,9 +16,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -41,30 +42,36 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results" / "scaling.json"
 DOCS: Final = ROOT / "docs"
 COMPARED: Final = ("openpi's way", "gRPC stream", "pyzmq")
-# By bytes: the height and width of one picture; None for joints alone.
-SHAPES: Final[dict[int, tuple[int, int] | None]] = {
-    84: None,
-    1_000: (11, 28),
-    10_000: (53, 63),
-    100_000: (166, 201),
-    1_000_000: (500, 667),
-    10_000_000: (1500, 2222),
-    50_000_000: (3334, 5000),
-}
+# Height and width of one picture, for 84 B to 50 MB; None is for joints alone.
+Shape: TypeAlias = tuple[int, int] | None
+SHAPES: Final[tuple[Shape, ...]] = (
+    None,
+    (11, 28),
+    (53, 63),
+    (166, 201),
+    (500, 667),
+    (1500, 2222),
+    (3334, 5000),
+)
 COUNTS: Final = (1, 2, 4, 8, 16)
 WATCHERS: Final = (1, 2, 4, 8, 16, 32, 63)  # a server takes 64 connections
 WATCH_HZ: Final = 30.0
-Table = dict[str, Any]
+Table: TypeAlias = dict[str, Any]
 
 
+@dataclass(frozen=True)
 class Scale:
-    """How long to measure, and whom to tell."""
+    """How long to measure, and whom to tell.
 
-    def __init__(self, console: Console, *, is_quick: bool) -> None:
-        self.console = console
-        self.is_quick = is_quick
-        self.seconds = 0.1 if is_quick else 0.5
-        self.rounds = 1 if is_quick else 3
+    Attributes:
+        seconds: For each way and round.
+        rounds: Fresh ones.
+        say: Shows a line.
+    """
+
+    seconds: float
+    rounds: int
+    say: Callable[[str], None]
 
     def compare(self, sizes: Sizes) -> Table:
         """Return the figures of all ways, in microseconds; those not installed are left out."""
@@ -72,7 +79,7 @@ class Scale:
         for name in COMPARED:
             peer = PEERS[name]
             if peer.missing:
-                self.console.print(f"{name} left out: {peer.missing} is not installed")
+                self.say(f"{name} left out: {peer.missing} is not installed")
                 continue
             found = contest(
                 (RAW, OURS, peer), sizes, seconds=self.seconds, rounds=self.rounds, pinned=True
@@ -94,14 +101,14 @@ class Scale:
         return table
 
 
-def bytes_of_steps(scale: Scale, sizes: dict[int, tuple[int, int] | None] = SHAPES) -> Table:
+def bytes_of_steps(scale: Scale, shapes: Sequence[Shape] = SHAPES) -> Table:
     """Measure steps of so many bytes."""
-    found = {}
-    for count, shape in sizes.items():
+    found: Table = {}
+    for shape in shapes:
         cameras_: Sizes = () if shape is None else ((*shape, False),)
         carried = sum(array.nbytes for array in observation_of(cameras_).values())
         found[str(carried)] = scale.compare(cameras_)
-        scale.console.print(_line(f"{count:>10,} B", found[str(carried)]), highlight=False)
+        scale.say(_line(f"{carried:>10,} B", found[str(carried)]))
     return found
 
 
@@ -112,8 +119,7 @@ def cameras(scale: Scale, counts: tuple[int, ...] = COUNTS) -> Table:
         found[name] = {}
         for count in counts:
             found[name][str(count)] = scale.compare((size,) * count)
-            line = _line(f"{count:>2} x {name}", found[name][str(count)])
-            scale.console.print(line, highlight=False)
+            scale.say(_line(f"{count:>2} x {name}", found[name][str(count)]))
     return found
 
 
@@ -130,11 +136,10 @@ def observers(scale: Scale, counts: tuple[int, ...] = WATCHERS) -> Table:
                 key: float(np.median([block[key] for block in blocks])) for key in blocks[0]
             }
             figures = found[str(count)]
-            scale.console.print(
+            scale.say(
                 f"{count:>2} observers: step p50 {figures['p50_us']:.0f} us (p99 "
                 f"{figures['p99_us']:.0f}), alone {figures['alone_p50_us']:.0f} (p99 "
-                f"{figures['alone_p99_us']:.0f}); each gets {figures['hz']:.1f} a second",
-                highlight=False,
+                f"{figures['alone_p99_us']:.0f}); each gets {figures['hz']:.1f} a second"
             )
         env.close()
     return found
@@ -255,7 +260,8 @@ def main() -> None:
         quiet()
         found = {"machine": describe(all_needs())}
         console.print(describe_in_words(found["machine"]), highlight=False)
-        scale = Scale(console, is_quick=options.quick)
+        seconds, rounds = (0.1, 1) if options.quick else (0.5, 3)
+        scale = Scale(seconds, rounds, lambda line: console.print(line, highlight=False))
         for name in options.only or PARTS:
             found[name] = PARTS[name](scale)
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.peers import OURS, RAW
@@ -61,7 +62,8 @@ def _draw_bytes(tables: dict[str, Any]) -> Figure:
 
 
 def _draw_cameras(tables: dict[str, Any]) -> Figure:
-    figure, both = plt.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure, both = plt.subplots(1, 2, figsize=(8, 4.2), layout=layout)
     for axes, (size, table) in zip(both, tables.items(), strict=True):
         _draw_ways(axes, table)
         axes.set_xticks([int(count) for count in table], labels=list(table))
@@ -69,7 +71,6 @@ def _draw_cameras(tables: dict[str, Any]) -> Figure:
         axes.set_xlabel("cameras")
         axes.set_title(f"cameras of {size}", loc="left", fontweight="bold")
     both[0].set_ylabel("a step, median")
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
     return figure
 
 
