@@ -18,15 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
-from remote_env.arguments import check_timeout
 from remote_env.bench_terminal import bench_in_terminal
 from remote_env.client import RobotClient
-from remote_env.doctor import advise, examine
 from remote_env.emergency import emergency_stop, release_stop
 from remote_env.errors import ConfigurationError, RemoteEnvError
-from remote_env.terminal import plain, print_diagnosis, print_spec
+from remote_env.terminal import examine_in_terminal, plain, print_spec
 from remote_env.tokens import read_token
 from remote_env.version import __version__
 from remote_env.watch_terminal import watch_in_terminal
@@ -326,7 +323,16 @@ def _run(
 ) -> None:
     match command:
         case Doctor():
-            _examine(command)
+            is_well = examine_in_terminal(
+                _CONSOLE,
+                _ERRORS,
+                command.url,
+                token=read_token(command.token_file),
+                seconds=command.seconds,
+                timeout=command.timeout,
+            )
+            if not is_well:
+                raise SystemExit(1)
         case Bench():
             bench_in_terminal(
                 _CONSOLE,
@@ -428,32 +434,6 @@ def _check(command: CheckRobot) -> None:
         patience=command.patience,
     )
     if not report.is_ok:
-        raise SystemExit(1)
-
-
-def _examine(command: Doctor) -> None:
-    check_timeout("--seconds", command.seconds)
-    client = RobotClient(
-        command.url,
-        role="observe",
-        token=read_token(command.token_file),
-        connect_timeout=command.timeout,
-    )
-    # On standard error: what is piped elsewhere is the report.
-    try:
-        with Progress(console=_ERRORS, transient=True) as progress:
-            task = progress.add_task("measuring", total=1.0)
-            found = examine(
-                client,
-                seconds=command.seconds,
-                timeout=command.timeout,
-                tell=lambda fraction: progress.update(task, completed=fraction),
-            )
-    finally:
-        client.close()
-    advice = advise(found)
-    print_diagnosis(_CONSOLE, found, advice)
-    if any(one.is_problem for one in advice):
         raise SystemExit(1)
 
 
