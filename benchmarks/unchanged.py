@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from benchmarks.payloads import JOINTS, PAYLOADS, Sizes
 from benchmarks.reliability_rig import ServerProcess
 from remote_env import RobotClient
+from remote_env.protocol import OnStale
 from remote_env.spec import Mode
 from remote_env.transport import Link
 from remote_env_server import CameraConfig, ProprioConfig, Robot
@@ -134,7 +135,8 @@ def measure(url: str, seconds: float, *, keeps: bool) -> dict[str, float]:
     with RobotClient(url, connect_timeout=10.0) as client:
         names = [stream.name for stream in client.spec.streams]
         names = [name for name in names if "trinsics" not in name]
-        client.subscribe(names, kept=None if keeps else ())
+        # A busy machine may let a camera wait for long; that is no reason to stop.
+        client.subscribe(names, on_stale=OnStale.FLAG, kept=None if keeps else ())
         channel: Any = client._channel
         channel._link = link = Counting(channel._link)
         done = client.reset()
