@@ -5,7 +5,9 @@
 # make wheel    builds the wheel and tries it in an empty environment
 # make coverage the protocol core and what guards the robot must be covered, every branch
 # make fuzz     the property tests with many more examples, a million actions, 1e5 rules (minutes)
-# make bench    what a step costs, of one robot and of several, the guard, and learning (minutes)
+# make bench    every goal of speed, beside raw TCP and what others use (a quarter of an hour)
+# make bench-more  what a step of several robots costs, the guard, and learning (minutes)
+# make profile  where the time of a step goes
 # make reliability  what holds when things go wrong, as a table (a quarter of an hour)
 # make soak     the long ones of that: a million steps, a thousand connections (half an hour)
 # make golden   writes the golden frames anew, after a change on the wire
@@ -15,10 +17,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_INSTALLED := $(VENV)/.installed-demo
+BENCH_INSTALLED := $(VENV)/.installed-bench
 NODE_INSTALLED := tests/interop/node_modules/.installed
 PYTHON_IS_NEW := 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; call make PYTHON=python3.11")'
 
-.PHONY: demo setup test test-plain lint coverage wheel fuzz bench reliability soak golden clean
+.PHONY: demo setup test test-plain lint coverage wheel fuzz bench bench-more profile reliability soak golden clean
 
 demo: $(DEMO_INSTALLED)
 	$(BIN)/remote-env demo
@@ -76,10 +79,21 @@ fuzz: $(INSTALLED)
 		tests/protocol tests/server/test_safety.py tests/server/test_motion.py tests/server/test_action_flood.py \
 		tests/server/test_core_machine.py tests/transport/test_fast_frames.py tests/transport/test_lanes_agree.py
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/step.py
+# openpi-client asks for numpy<2, which its client does not need.
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps openpi-client \
+		|| echo "openpi-client cannot be installed: it will be missing in the table"
+	touch $@
+
+bench: $(BENCH_INSTALLED)
+	$(BIN)/python benchmarks/goals.py
+
+profile: $(INSTALLED)
+	$(BIN)/python benchmarks/where_time_goes.py
+
+bench-more: $(INSTALLED)
 	$(BIN)/python benchmarks/same_host.py
-	$(BIN)/python benchmarks/unchanged.py
 	$(BIN)/python benchmarks/head_of_line.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/vector_step.py

@@ -98,9 +98,8 @@ def cycles(scale: Scale) -> Iterator[Line]:
         )
 
 
-def memory(scale: Scale) -> Iterator[Line]:
-    """Step for long."""
-    count = scale.steps or scale.pick(20_000, 150_000)
+def growth(count: int) -> dict[str, float]:
+    """Step so often; return by how many bytes each end grows in a step."""
     every = max(count // LOOKS, 1)
     at: list[float] = []
     resident: dict[str, list[float]] = {"learner": [], "server": []}
@@ -119,12 +118,17 @@ def memory(scale: Scale) -> Iterator[Line]:
                     f"{number} steps in {time.monotonic() - began:.0f} s: "
                     + ", ".join(f"{who} {seen[-1] / 1e6:.1f} MB" for who, seen in resident.items())
                 )
-    for who, seen in resident.items():
-        growth = slope(at, seen) * 1e6 / 1e6
+    return {who: slope(at, seen) for who, seen in resident.items()}
+
+
+def memory(scale: Scale) -> Iterator[Line]:
+    """Step for long."""
+    count = scale.steps or scale.pick(20_000, 150_000)
+    for who, per_step in growth(count).items():
         yield Line(
             f"memory of the {who} grows by less than {SLOPE:g} MB per million steps",
-            f"{growth:+.2f} MB, from {count} steps",
-            growth < SLOPE if count >= ENOUGH else None,
+            f"{per_step:+.2f} MB, from {count} steps",  # bytes per step: MB per million
+            per_step < SLOPE if count >= ENOUGH else None,
         )
 
 

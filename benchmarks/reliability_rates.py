@@ -25,7 +25,6 @@ from benchmarks.reliability_rig import (
     ServerProcess,
     journal,
     milliseconds,
-    say,
 )
 
 HZ: Final = 50.0
@@ -124,11 +123,10 @@ def ticks(scale: Scale) -> Iterator[Line]:
             f"{late['max'] * 1e3:.2f} ms, {late['count']} ticks",
             None if is_busy else late["p50"] <= LATE_P50 and late["p99"] <= LATE_P99,
         )
-    rounds = [step.measure((), scale.pick(1, 2)) for _ in range(3)]
-    say(", ".join(f"{r['step p50']:.0f} us = {r['ratio']:.1f} x raw TCP" for r in rounds))
-    middle = sorted(rounds, key=lambda r: r["ratio"])[1]
+    found = step.measure((), scale.pick(1, 2), rounds=3)
+    ratio = found.ratio("ours", "raw TCP")
     yield Line(
         "a round trip in lockstep, small observation (benchmarks/step.py, P0)",
-        f"p50 {middle['step p50']:.0f}, p99 {middle['step p99']:.0f} us, {middle['ratio']:.1f} x "
-        "raw TCP in the same run",
+        f"p50 {found.figure('ours') * 1e6:.0f}, p99 {found.figure('ours', 'p99') * 1e6:.0f} us, "
+        f"{ratio:.1f} x raw TCP in the same run",
     )

@@ -215,13 +215,16 @@ class Child:
 
     Attributes:
         pipe: Our end; the process has the other one as its first argument.
+        may_have_children: Whether it may start processes itself; it must end them itself.
     """
+
+    may_have_children = False
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
         self.pipe, there = multiprocessing.Pipe()
         with _starting:
             self._process: ForkServerProcess = _CONTEXT.Process(
-                target=target, args=(there, *args), daemon=True
+                target=target, args=(there, *args), daemon=not self.may_have_children
             )
             self._process.start()
         there.close()

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
-from remote_env.arguments import check_timeout
+from remote_env.bench_terminal import bench_in_terminal
 from remote_env.client import RobotClient
-from remote_env.doctor import advise, examine
 from remote_env.emergency import emergency_stop, release_stop
 from remote_env.errors import ConfigurationError, RemoteEnvError
-from remote_env.terminal import plain, print_diagnosis, print_spec
+from remote_env.terminal import examine_in_terminal, plain, print_spec
 from remote_env.tokens import read_token
 from remote_env.version import __version__
 from remote_env.watch_terminal import watch_in_terminal
@@ -158,6 +156,27 @@ class Doctor(ClientOptions):
 
 
 @dataclass(frozen=True)
+class Bench(ClientOptions):
+    """Measure what a step costs and where its time goes, beside what the connection costs.
+
+    A robot in lockstep, which is simulated, is reset and stepped, unless somebody commands it. A
+    robot in real time does not move, unless --step says so.
+
+    Attributes:
+        step: Reset and step a robot in real time too: it MOVES. Actions are zeros where the
+            bounds allow that; to a robot that is told positions, zero is a position.
+        look: Only measure the connection, in lockstep too.
+        seconds: Of stepping; the connection takes 3 more.
+        json: Print the figures as JSON, in seconds.
+    """
+
+    step: bool = False
+    look: bool = False
+    seconds: float = 5.0
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class EmergencyStop(ClientOptions):
     """Press a robot's emergency stop. It stays pressed until remote-env release.
 
@@ -234,6 +253,7 @@ _Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Ping, tyro.conf.subcommand("ping")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[EmergencyStop, tyro.conf.subcommand("estop")]
     | Annotated[ReleaseStop, tyro.conf.subcommand("release")]
     | Annotated[CheckRobot, tyro.conf.subcommand("check")]
@@ -295,6 +315,7 @@ def _run(
     command: Info
     | Ping
     | Doctor
+    | Bench
     | EmergencyStop
     | ReleaseStop
     | Serve
@@ -305,7 +326,28 @@ def _run(
 ) -> None:
     match command:
         case Doctor():
-            _examine(command)
+            is_well = examine_in_terminal(
+                _CONSOLE,
+                _ERRORS,
+                command.url,
+                token=read_token(command.token_file),
+                seconds=command.seconds,
+                timeout=command.timeout,
+            )
+            if not is_well:
+                raise SystemExit(1)
+        case Bench():
+            bench_in_terminal(
+                _CONSOLE,
+                _ERRORS,
+                command.url,
+                token=read_token(command.token_file),
+                seconds=command.seconds,
+                timeout=command.timeout,
+                may_move=command.step,
+                only_looks=command.look,
+                as_json=command.json,
+            )
         case EmergencyStop():
             token = read_token(command.token_file)
             emergency_stop(command.url, command.reason, token=token, timeout=command.timeout)
@@ -397,32 +439,6 @@ def _check(command: CheckRobot) -> None:
         patience=command.patience,
     )
     if not report.is_ok:
-        raise SystemExit(1)
-
-
-def _examine(command: Doctor) -> None:
-    check_timeout("--seconds", command.seconds)
-    client = RobotClient(
-        command.url,
-        role="observe",
-        token=read_token(command.token_file),
-        connect_timeout=command.timeout,
-    )
-    # On standard error: what is piped elsewhere is the report.
-    try:
-        with Progress(console=_ERRORS, transient=True) as progress:
-            task = progress.add_task("measuring", total=1.0)
-            found = examine(
-                client,
-                seconds=command.seconds,
-                timeout=command.timeout,
-                tell=lambda fraction: progress.update(task, completed=fraction),
-            )
-    finally:
-        client.close()
-    advice = advise(found)
-    print_diagnosis(_CONSOLE, found, advice)
-    if any(one.is_problem for one in advice):
         raise SystemExit(1)
 
 

@@ -17,7 +17,7 @@ from remote_env.clock import ClockEstimate
 from remote_env.spec import Mode, RobotSpec
 from remote_env.stats import Durations, DurationSummary
 
-__all__ = ["Advice", "Diagnosis", "StreamHealth", "advise", "examine"]
+__all__ = ["Advice", "Diagnosis", "StreamHealth", "advise", "examine", "measure_bandwidth"]
 
 _PING_EVERY: Final = 0.02  # seconds
 _PADDING: Final = 256 << 10  # bytes of one answer that measures bandwidth
@@ -126,7 +126,7 @@ def examine(
         round_trips.record(client.ping(timeout=timeout)[0])
         tell(share * spent / seconds)
         time.sleep(_PING_EVERY)
-    bandwidth = _measure_bandwidth(client, timeout, lambda done: tell(share + (1 - share) * done))
+    bandwidth = measure_bandwidth(client, timeout, lambda done: tell(share + (1 - share) * done))
     robot = client.robot_statistics(timeout=timeout)
     tell(1.0)
     return Diagnosis(
@@ -142,10 +142,15 @@ def examine(
     )
 
 
-def _measure_bandwidth(client: RobotClient, timeout: float, tell: Callable[[float], None]) -> float:
+def measure_bandwidth(client: RobotClient, timeout: float, tell: Callable[[float], None]) -> float:
     """Return bytes per second from the robot to us, the time of a small round trip left out.
 
     NaN if what is left is too little to tell.
+
+    Args:
+        client: Connected.
+        timeout: For each answer, in seconds.
+        tell: Told how far this is, from 0 to 1.
     """
     small = min(client.ping(timeout=timeout)[0] for _ in range(5))
     took = spent = 0.0

@@ -11,13 +11,16 @@ from typing import Any, Final
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from remote_env.doctor import Advice, Diagnosis, StreamHealth
+from remote_env.arguments import check_timeout
+from remote_env.client import RobotClient
+from remote_env.doctor import Advice, Diagnosis, StreamHealth, advise, examine
 from remote_env.goals import GoalReward
 from remote_env.spec import ActionLimit, RobotSpec, StreamKind
 
-__all__ = ["plain", "print_diagnosis", "print_spec"]
+__all__ = ["examine_in_terminal", "plain", "print_diagnosis", "print_spec"]
 
 # Backslashes that rich would take for the escaping of the bracket behind them, or of ours.
 _ESCAPING: Final = re.compile(r"(\\+)(?=\[[a-z#/@]|\[?\Z)")
@@ -43,6 +46,43 @@ def print_spec(console: Console, spec: RobotSpec, *, carrier: str) -> None:
     for line in [*_facts(spec), f"carried by   {carrier}"]:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_table_of(spec))
+
+
+def examine_in_terminal(
+    console: Console,
+    errors: Console,
+    url: str,
+    *,
+    token: str | None,
+    seconds: float,
+    timeout: float,
+) -> bool:
+    """Measure what a robot and the network to it do, and print it; return whether all is well.
+
+    Args:
+        console: Where to.
+        errors: Where the progress is shown: what is piped elsewhere is the report.
+        url: Of the robot.
+        token: What the server asks for, if it does.
+        seconds: For how long to measure round trips.
+        timeout: For each answer, in seconds.
+    """
+    check_timeout("--seconds", seconds)
+    client = RobotClient(url, role="observe", token=token, connect_timeout=timeout)
+    try:
+        with Progress(console=errors, transient=True) as progress:
+            task = progress.add_task("measuring", total=1.0)
+            found = examine(
+                client,
+                seconds=seconds,
+                timeout=timeout,
+                tell=lambda fraction: progress.update(task, completed=fraction),
+            )
+    finally:
+        client.close()
+    advice = advise(found)
+    print_diagnosis(console, found, advice)
+    return not any(one.is_problem for one in advice)
 
 
 def print_diagnosis(console: Console, found: Diagnosis, advice: Sequence[Advice]) -> None:

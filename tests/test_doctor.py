@@ -14,7 +14,7 @@ from sample_robots import Counter, Rig
 from remote_env import RemoteRobotEnv, RobotClient, emergency_stop
 from remote_env.cli import main
 from remote_env.clock import ClockEstimate
-from remote_env.doctor import Diagnosis, StreamHealth, _measure_bandwidth, advise, examine
+from remote_env.doctor import Diagnosis, StreamHealth, advise, examine, measure_bandwidth
 from remote_env.stats import DurationSummary
 from remote_env.terminal import print_diagnosis
 from remote_env.testing import FaultProxy
@@ -204,7 +204,7 @@ class Line:
 )
 def test_the_bandwidth_is_measured_for_two_seconds_at_most(line, bandwidth):
     told = []
-    assert _measure_bandwidth(line, 5.0, told.append) == pytest.approx(bandwidth, nan_ok=True)
+    assert measure_bandwidth(line, 5.0, told.append) == pytest.approx(bandwidth, nan_ok=True)
     assert line.probes * line.large < 2.2
     assert told == sorted(told)
     assert told[-1] == 1.0
