@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,9 @@ from remote_env.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
     "ALIGNMENT",
+    "CODECS",
     "DTYPES",
+    "RAW",
     "ArraySpec",
     "Layout",
     "aligned",
@@ -42,6 +44,13 @@ DTYPES: Final = {
         "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8",
     )
 }  # fmt: skip
+# How an array of an observation may travel: as its bytes, or as fewer (``compressing.py``).
+RAW: Final = "raw"
+CODECS: Final = (RAW, "jpeg", "depth16")
+_ENCODED: Final = np.dtype(np.uint8)
+# Noise does not shrink; more than this no encoder makes of it.
+_MOST_GROWTH: Final = 2
+_MOST_OVERHEAD: Final = 4096
 _MAX_DIMENSIONS: Final = 8
 # Layouts without some arrays that are remembered: of a few cameras there are a few.
 _MOST_WITHOUT: Final = 64
@@ -79,6 +88,10 @@ def read_dtype(raw: object) -> np.dtype[Any]:
     return dtype
 
 
+def _shown(raw: object) -> str:
+    return reprlib.repr(raw)  # not repr: what a peer nests a thousand times overflows the stack
+
+
 def is_shape(shape: Sequence[object]) -> bool:
     """Whether the wire can say this shape: at most 8 integers >= 0, at most 2**31 elements."""
     return (
@@ -111,20 +124,42 @@ class ArraySpec:
         name: Unique in its layout, with slashes: ``"wrist_cam/image"``.
         dtype: One of ``DTYPES``.
         shape: Fixed; ``()`` is a scalar.
+        codec: One of ``CODECS``. Unless it is ``"raw"``, what travels is not this array but what
+            an encoder made of it: bytes, as many as it took.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    codec: str = RAW
 
     @property
     def nbytes(self) -> int:
         """How many bytes the array takes, without padding."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def most_encoded(self) -> int:
+        """How many bytes it may take at most when it is encoded."""
+        return _MOST_GROWTH * self.nbytes + _MOST_OVERHEAD
+
     def to_wire(self) -> list[object]:
         """Return ``[name, dtype, shape]``."""
         return [self.name, self.dtype.str, list(self.shape)]
+
+    @classmethod
+    def with_codec_from_wire(cls, raw: object) -> ArraySpec:
+        """Check ``[name, dtype, shape, codec]`` as it came off the wire.
+
+        Raises:
+            RemoteProtocolError: If it is anything else.
+        """
+        if not isinstance(raw, list) or len(raw) != 4 or raw[3] not in CODECS:
+            raise RemoteProtocolError(
+                "an array that was asked for must be described as [name, dtype, shape, codec], "
+                f"with a codec of {', '.join(CODECS)}"
+            )
+        return replace(cls.from_wire(raw[:3]), codec=raw[3])
 
     @classmethod
     def from_wire(cls, raw: object) -> ArraySpec:
@@ -155,13 +190,15 @@ class Layout(Sequence[ArraySpec]):
     Attributes:
         nbytes: Bytes from the start of the payload to the end of the last array.
         places: Dtype, shape and number of bytes of each array, and where in the payload it begins.
+        encoded: Indices of those that travel encoded: of these ``with_sizes`` knows the places.
     """
 
-    __slots__ = ("_specs", "_without", "nbytes", "places")
+    __slots__ = ("_specs", "_without", "encoded", "nbytes", "places")
 
     def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
         self._specs = tuple(specs)
         self._without: dict[tuple[int, ...], Layout] = {}
+        self.encoded = tuple(i for i, spec in enumerate(self._specs) if spec.codec != RAW)
         sizes = [spec.nbytes for spec in self._specs]
         offsets, self.nbytes = place(sizes)
         self.places = tuple(
@@ -183,6 +220,11 @@ class Layout(Sequence[ArraySpec]):
         by_name = {spec.name: spec for spec in self._specs}
         return Layout(by_name[name] for name in names)
 
+    def replaced(self, specs: Iterable[ArraySpec]) -> Layout:
+        """Return the same names in the same order; these arrays are otherwise now."""
+        by_name = {spec.name: spec for spec in specs}
+        return Layout(by_name.get(spec.name, spec) for spec in self) if by_name else self
+
     def without(self, indices: tuple[int, ...]) -> Layout:
         """Return the layout of the other arrays.
 
@@ -201,6 +243,30 @@ class Layout(Sequence[ArraySpec]):
             layout = Layout(spec for i, spec in enumerate(self) if i not in left_out)
             self._without[indices] = layout
         return layout
+
+    def with_sizes(self, sizes: object) -> Layout:
+        """Return the layout of one frame: encoded arrays are so many bytes.
+
+        Args:
+            sizes: Of those that are encoded, in order; as it came off the wire.
+
+        Raises:
+            RemoteProtocolError: If there are not as many, or one is none, or too large.
+        """
+        if not isinstance(sizes, list) or len(sizes) != len(self.encoded):
+            raise RemoteProtocolError(
+                f"{len(self.encoded)} arrays are encoded, and their sizes are {_shown(sizes)}"
+            )
+        specs = list(self._specs)
+        for index, size in zip(self.encoded, sizes, strict=True):
+            spec = specs[index]
+            if type(size) is not int or not 0 < size <= spec.most_encoded:
+                raise RemoteProtocolError(
+                    f"{spec.name!r} as {spec.codec} has 1 to {spec.most_encoded} bytes, not "
+                    f"{_shown(size)}"
+                )
+            specs[index] = ArraySpec(spec.name, _ENCODED, (size,))
+        return Layout(specs)
 
     def with_dtypes(self, dtypes: Sequence[np.dtype[Any]]) -> Layout:
         """Return the same names and shapes with other dtypes, one per array."""

@@ -1,8 +1,9 @@
 """Messages to bytes and back. ``docs/protocol.md`` says the same in prose, byte for byte.
 
 A frame is a prefix of 24 bytes, a msgpack map (the header), and the raw bytes of arrays (the
-payload). Arrays of the agreed layout come first; arrays inside ``info`` and other free-form
-values follow, and their dtypes and shapes stand in the header under ``"arrays"``.
+payload). Arrays of the agreed layout come first, of which some may be encoded: how many bytes
+these have stands in the header under ``"sizes"``. Arrays inside ``info`` and other free-form
+values follow, and their dtypes and shapes stand there under ``"arrays"``.
 
 Decoding trusts nothing: sizes are checked before anything is allocated, lengths must fit
 exactly, msgpack extensions and duplicate keys are refused, and nothing is ever made of a
@@ -32,7 +33,7 @@ from remote_env.protocol.messages import (
     wire_fields,
 )
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
-from remote_env.protocol.wiretypes import ARRAYS, UINTS, WireType
+from remote_env.protocol.wiretypes import ARRAYS, ENCODED_ARRAYS, UINTS, WireType
 
 __all__ = [
     "CLIENT_LIMITS",
@@ -47,7 +48,7 @@ __all__ = [
     "read_prefix",
 ]
 
-WIRE_VERSION: Final = 4
+WIRE_VERSION: Final = 5
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # magic, wire version, kind, two reserved fields, header size, payload size, request id
@@ -55,6 +56,7 @@ _PREFIX: Final = struct.Struct("<3sBBBHIIQ")
 PREFIX_SIZE: Final = _PREFIX.size
 _MAGIC: Final = b"RRE"
 _EXTRA: Final = "arrays"
+_SIZES: Final = "sizes"  # of agreed arrays that are encoded
 _UNCHANGED: Final = "unchanged"
 _TEXT_ONLY: Final = {str}
 
@@ -134,12 +136,12 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
     try:
         header = _header_of(message, schema, extra)
         layout = _agreed_layout(schema, header, layouts)
+        arrays = _agreed_arrays(message, schema, layout, header)
         packed = msgpack.packb(header)
     except LocalProtocolError:
         raise
     except (RemoteProtocolError, OverflowError, ValueError, TypeError) as error:
         raise LocalProtocolError(f"{type(message).__name__} cannot be written: {error}") from error
-    arrays = _agreed_arrays(message, schema, layout)
     if len(packed) > limits.header_size:
         raise LocalProtocolError(
             f"{type(message).__name__} has a header of {len(packed)} bytes, and the limit is "
@@ -159,6 +161,8 @@ def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> 
             else:
                 if wire_type is ARRAYS:
                     value = [spec.to_wire() for spec in value]
+                elif wire_type is ENCODED_ARRAYS:
+                    value = [[*spec.to_wire(), spec.codec] for spec in value]
                 elif isinstance(value, tuple):
                     value = list(value)
                 wire_type.check(value)
@@ -168,7 +172,10 @@ def _header_of(message: Message, schema: _Schema, extra: list[NDArray[Any]]) -> 
     return header
 
 
-def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequence[NDArray[Any]]:
+def _agreed_arrays(
+    message: Message, schema: _Schema, layout: Layout, header: dict[str, object]
+) -> Sequence[NDArray[Any]]:
+    """Return the arrays to write; those that are encoded have their sizes in the header."""
     if schema.arrays is None:
         return ()
     arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
@@ -179,6 +186,9 @@ def _agreed_arrays(message: Message, schema: _Schema, layout: Layout) -> Sequenc
         raise LocalProtocolError(
             f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
         )
+    if layout.encoded:
+        header[_SIZES] = sizes = [arrays[i].nbytes for i in layout.encoded]
+        layout = layout.with_sizes(sizes)
     for spec, array in zip(layout, arrays, strict=True):
         if array.dtype is not spec.dtype or array.shape != spec.shape:
             spec.check(array)
@@ -269,7 +279,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     """Turn a frame into the message that it holds.
 
     Copies no array: arrays are views into the frame, writable if the frame is. Those that the
-    message says are unchanged are missing.
+    message says are unchanged are missing, and those that are encoded are bytes, (size,) uint8.
 
     Args:
         frame: All of it.
@@ -285,13 +295,15 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
         raise RemoteProtocolError(f"message kind {kind} is not known in version {WIRE_VERSION}")
     view = memoryview(frame)
     header = _unpack_header(view[PREFIX_SIZE : PREFIX_SIZE + header_size])
-    raw_extra = header.pop(_EXTRA, [])
+    raw_extra, raw_sizes = header.pop(_EXTRA, []), header.pop(_SIZES, None)
     if header.keys() != schema.keys:
         wrong = ", ".join(sorted(map(repr, header.keys() ^ schema.keys)))
         raise RemoteProtocolError(
             f"{schema.message_class.__name__} misses or does not know the fields {wrong:.200}"
         )
     layout = _agreed_layout(schema, header, layouts)
+    if layout.encoded or raw_sizes is not None:
+        layout = layout.with_sizes(raw_sizes)
     arrays = _read_arrays(view[start:], layout, raw_extra)
     extra = arrays[len(layout) :]
     fields: dict[str, Any] = {"id": message_id}

@@ -277,8 +277,20 @@ class Connection:
                 _check_choice(message.streams, self._streams.names, blame)
                 if not isinstance(request, Subscribe) or request.streams != message.streams:
                     raise blame("the streams that were subscribed are not those asked for")
+                self._check_derived(message, blame)
             case ResetDone() | StepDone():
                 self._check_times(message, blame)
+
+    def _check_derived(self, message: Subscribed, blame: type[ProtocolError]) -> None:
+        """Refuse streams that are more than the robot has: nobody allocates more than that."""
+        names = tuple(spec.name for spec in message.derived)
+        _check_choice(names, message.streams, blame)
+        for spec, offered in zip(message.derived, self._streams.subset(names), strict=True):
+            if spec.nbytes > offered.nbytes:
+                raise blame(
+                    f"{spec.name!r} was asked for as {spec.shape} {spec.dtype}, which is more than "
+                    f"the robot has: {offered.shape} {offered.dtype}"
+                )
 
     def _check_times(
         self, message: ResetDone | StepDone | Observation, blame: type[ProtocolError]
@@ -306,11 +318,11 @@ class Connection:
         if isinstance(message, Welcome):
             self._adopt_welcome(message)
         elif isinstance(message, Subscribed):
-            observation = self._streams.subset(message.streams)
+            observation = self._streams.subset(message.streams).replaced(message.derived)
             self.layouts = replace(self.layouts, observation=observation)
             assert isinstance(request, Subscribe)
             indices = tuple(map(message.streams.index, request.kept))
-            self._kept = KeptArrays(indices, copies=self._copies)
+            self._kept = KeptArrays(indices, copies=self._copies, layout=observation)
 
     def _adopt_welcome(self, message: Welcome) -> None:
         self._streams = Layout(message.streams)

@@ -116,7 +116,7 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
         self.metadata = self._translator.metadata
         self._guard = ActionGuard(spec.action_space, spec.out_of_bounds)
         self._answers = EpisodeAnswers(spec)
-        self._watch = Watch(self._translator.subscribed)
+        self._watch = Watch.of(self._translator.subscribed)
         self._episode = 0
         self._steps = 0
         self._named_dropped: set[str] = set()

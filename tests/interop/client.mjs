@@ -19,7 +19,7 @@ import {
 
 export { RobotError };
 
-const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 4;
+const SUBPROTOCOL = "remote-robot-env", MAGIC = "RRE", WIRE_VERSION = 5;
 const PREFIX = 24; // protocol.md, section 2
 const HEARTBEAT_MS = 500; // section 12
 const RESUME_MS = 30_000, RETRY_MS = 100, GREET_SECONDS = 2; // section 13
@@ -38,7 +38,7 @@ const TIMES = "sequences stamps received sent durations info remote";
 const FIELDS = {
   2: "session resumed server spec_hash capabilities max_frame_size streams subscribed action "
     + "metadata",
-  4: "streams",
+  4: "streams derived",
   6: `episode tick time ${TIMES}`,
   8: `episode step tick time reward terminated truncated end_reason unchanged ${TIMES}`,
   10: "", 12: "time", 14: "code message retryable", 15: "reason", 17: "fraction text", 19: "",
@@ -103,7 +103,10 @@ export function encodeFrame(kind, id, fields, arrays = [], version = WIRE_VERSIO
   return frame;
 }
 
-/** Bytes to a message; `observed` are the [name, dtype, shape] of the agreed arrays, section 5. */
+/**
+ * Bytes to a message; `observed` are the [name, dtype, shape] of the agreed arrays, section 5, and
+ * [name, dtype, shape, codec] of those that are encoded: these stay the bytes that they are.
+ */
 export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const frame = new Uint8Array(buffer, byteOffset, length); // no Buffer, which JSON shows oddly
   demand(Buffer.from(MAGIC).equals(frame.subarray(0, 3)), "this is no robot server");
@@ -118,15 +121,22 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   demand(size <= MAX_HEADER && frame.length === start + payload, "a frame of the wrong length");
   demand(kind in FIELDS, `message ${kind} from a server`);
   const header = decoder.decode(frame.subarray(PREFIX, PREFIX + size));
-  const { arrays: described = [], ...fields } = header;
+  const { arrays: described = [], sizes = [], ...fields } = header;
   const names = FIELDS[kind].split(" ").filter(Boolean); // section 3: exactly these
   demand(Object.keys(fields).sort().join() === names.sort().join(), `fields of message ${kind}`);
   // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
   // Section 5: those that are unchanged are left out, for a client that keeps them.
   const leftOut = new Set(fields.unchanged ?? []), isObserved = OBSERVATIONS.includes(kind);
   const agreed = isObserved ? observed.filter((_, index) => !leftOut.has(index)) : [];
+  const encoded = agreed.filter(isEncoded), bytes = sizes.map(Number);
+  demand(encoded.length === bytes.length, "sizes of arrays that are not encoded");
+  encoded.forEach(([, dtype, shape], index) => {
+    const most = 2 * elements(shape.map(Number)) * DTYPES[dtype].BYTES_PER_ELEMENT + 4096;
+    demand(bytes[index] >= 1 && bytes[index] <= most, "an encoded array of a wrong size");
+  });
+  const what = agreed.map((spec) => isEncoded(spec) ? ["|u1", [bytes.shift()]] : spec.slice(1));
   let end = 0;
-  const arrays = [...agreed.map(([, ...what]) => what), ...described].map(([dtype, shape]) => {
+  const arrays = [...what, ...described].map(([dtype, shape]) => {
     const offset = alignUp(end);
     end = offset + elements(shape.map(Number)) * DTYPES[dtype].BYTES_PER_ELEMENT;
     demand(end <= payload, "a payload that is too short");
@@ -140,6 +150,8 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   }
   return { kind, id: Number(view.getBigUint64(16, true)), fields };
 }
+
+const isEncoded = ([, , , codec = "raw"]) => codec !== "raw";
 
 // --------------------------------------------------------------------------------- the client
 
@@ -163,11 +175,13 @@ export class RobotClient {
 
   /**
    * Chooses the arrays of later observations; possible before the first reset (section 5).
-   * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise".
+   * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise"; `requests` say
+   * by stream what is wanted otherwise. What is encoded comes as its bytes.
    */
-  async subscribe(streams, { maxAges = {}, onStale = "flag" } = {}) {
-    const fields = { streams, max_ages: maxAges, on_stale: onStale, kept: [] };
-    this.#observe((await this.#request("Subscribe", fields)).streams);
+  async subscribe(streams, { maxAges = {}, onStale = "flag", requests = {} } = {}) {
+    const fields = { streams, max_ages: maxAges, on_stale: onStale, kept: [], requests };
+    const subscribed = await this.#request("Subscribe", fields);
+    this.#observe(subscribed.streams, subscribed.derived);
   }
 
   /** Begins an episode and takes the lease. Options are free-form, without arrays. */
@@ -308,8 +322,9 @@ export class RobotClient {
     }
   }
 
-  #observe(names) {
-    const streams = new Map(this.welcome.streams.map((stream) => [stream[0], stream]));
+  #observe(names, derived = []) {
+    const all = [...this.welcome.streams, ...derived];
+    const streams = new Map(all.map((stream) => [stream[0], stream]));
     this.#observed = names.map((name) => streams.get(name));
   }
 

@@ -338,7 +338,7 @@ def test_another_wire_version_is_told_to_the_client(serve, drive, script):
     assert answer["id"] == 0
     assert answer["closed"] == 1002
     assert answer["fields"]["code"] == "protocol.version"
-    assert "speaks 4;" in answer["fields"]["message"]
+    assert "speaks 5;" in answer["fields"]["message"]
     assert "1" in answer["fields"]["message"]
     assert len(drive(url, steps=2)) == 4
 
@@ -351,7 +351,7 @@ def test_node_tells_a_server_of_another_wire_version(script):
         try { decodeFrame(frame); } catch (error) { show([error.code, error.message]); }
         """,
     )
-    assert shown == [["protocol.version", "the server speaks version 1, this client 4"]]
+    assert shown == [["protocol.version", "the server speaks version 1, this client 5"]]
 
 
 def test_what_json_cannot_say_comes_over_in_both_directions(serve, script):

@@ -82,7 +82,7 @@ def test_the_first_24_bytes_are_as_documented():
     frame = frame_of(Pong(id=0x1122334455667788, time=0.0))
 
     assert frame[:24].hex(" ") == (
-        "52 52 45 04 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
+        "52 52 45 05 0c 00 00 00 0f 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
     )
 
 
@@ -338,7 +338,7 @@ def test_free_arrays_that_are_malformed_or_do_not_fit_are_refused(arrays):
 
 
 def test_another_version_is_named_together_with_ours():
-    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 4;"):
+    with pytest.raises(VersionMismatchError, match=r"version 7 .* speaks 5;"):
         read(packed_frame(PING, {}, version=7))
 
 
@@ -522,6 +522,14 @@ WRONG = {
     "list of uint": [None, 1, {}, [-1], [True], [1.0], [None]],
     "list of float": [None, 1.0, {}, [1], [True], [None]],
     "list of [name, dtype, shape]": [None, {}, ["a"], [["a", "O", [1]]], [["a", "<f4", [-1]]]],
+    "list of [name, dtype, shape, codec]": [
+        None,
+        ["a"],
+        [["a", "<f4", [1]]],
+        [["a", "<f4", [1], "png"]],
+        [["a", "<f4", [1], ["raw"]]],
+        [["a", "O", [1], "raw"]],
+    ],
     '"control" or "observe"': ["admin", "", None, 1, ["control"], b"control"],
     "end reason or nil": ["done", "", 1, True, ["task"], b"task"],
     "bytes": [None, "text", 1, [], True],

@@ -831,7 +831,7 @@ def test_a_damaged_frame_changes_nothing(running, end):
 def test_another_version_is_told_from_damage():
     server = Connection(Role.SERVER, now=0.0)
 
-    with pytest.raises(VersionMismatchError, match=r"version 1 .* speaks 4"):
+    with pytest.raises(VersionMismatchError, match=r"version 1 .* speaks 5"):
         server.receive(packed_frame(Hello.KIND, {}, version=1), 0.0)
 
 
