@@ -22,7 +22,7 @@ def capabilities() -> tuple[str, ...]:
 
 
 def read_requests(spec: RobotSpec, message: Subscribe) -> RobotSpec:
-    """Return what the robot's streams are for the client that says this.
+    """Return what the robot's streams are for the client that says this; without their spaces.
 
     Raises:
         ConfigurationError: If a stream cannot be that, or we lack a codec.
@@ -33,7 +33,7 @@ def read_requests(spec: RobotSpec, message: Subscribe) -> RobotSpec:
         raise ConfigurationError(f"{unobserved[0]!r:.200} is asked for and not subscribed to")
     for request in requests.values():
         check_codec(request.codec or RAW)
-    return requested(spec, requests)
+    return requested(spec, requests, has_spaces=False)
 
 
 def begin_requests(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from gymnasium import spaces
 
@@ -129,7 +129,9 @@ def fits(codec: str, stream: StreamSpec) -> bool:
     return stream.kind in _PICTURES and fits_codec(codec, stream.array, is_depth=is_depth)
 
 
-def requested(spec: RobotSpec, requests: Mapping[str, StreamRequest]) -> RobotSpec:
+def requested(
+    spec: RobotSpec, requests: Mapping[str, StreamRequest], *, has_spaces: bool = True
+) -> RobotSpec:
     """Return the spec of a robot whose streams are as they were asked for.
 
     Each ``StreamSpec.request`` then says all that is to be done to that stream, also to those of
@@ -138,6 +140,8 @@ def requested(spec: RobotSpec, requests: Mapping[str, StreamRequest]) -> RobotSp
     Args:
         spec: As the robot has it.
         requests: By stream name.
+        has_spaces: Whether the spaces are to follow, too. The robot's side needs them not, and
+            its network thread has not the milliseconds that those of large pictures take.
 
     Raises:
         ConfigurationError: If a stream does not exist, or cannot be that; says why.
@@ -153,14 +157,14 @@ def requested(spec: RobotSpec, requests: Mapping[str, StreamRequest]) -> RobotSp
         )
         for stream in spec.streams
     )
-    leaves = {
-        s.name: s.space for s, before in zip(streams, spec.streams, strict=True) if s is not before
-    }
-    return replace(
-        spec,
-        streams=streams,
-        observation_space=with_leaves(spec.observation_space, leaves, root="observation"),
+    if not has_spaces:
+        return replace(spec, streams=streams)
+    streams = tuple(map(_with_space, streams, spec.streams))
+    changed = [s for s, before in zip(streams, spec.streams, strict=True) if s is not before]
+    space = with_leaves(
+        spec.observation_space, {s.name: s.space for s in changed}, root="observation"
     )
+    return replace(spec, streams=streams, observation_space=space)
 
 
 def derived_arrays(spec: RobotSpec, names: Sequence[str]) -> tuple[ArraySpec, ...]:
@@ -237,8 +241,9 @@ def _derived(stream: StreamSpec, request: StreamRequest, geometry: _Geometry) ->
     crop, size = geometry
     if stream.kind is StreamKind.INTRINSICS:
         return replace(stream, request=StreamRequest(crop=crop, size=size)) if crop else stream
+    hz = _slower(stream.hz, request)
     if stream.kind not in _PICTURES:
-        return replace(stream, request=request, hz=_slower(stream.hz, request))
+        return replace(stream, request=request, hz=hz) if request.is_paced else stream
     codec = request.codec or RAW
     is_grey = request.grayscale and stream.array.shape[-1] == 3
     request = replace(
@@ -260,25 +265,21 @@ def _derived(stream: StreamSpec, request: StreamRequest, geometry: _Geometry) ->
             f"{stream.name!r} is {stream.kind.value}, {shape} {array.dtype}, and cannot be "
             f"{codec!r}: 'jpeg' is for pictures of uint8 with 1 or 3 channels, 'depth16' for depth"
         )
-    space = stream.space
-    if array.shape != stream.array.shape or codec != RAW:
-        low, high = _bounds(stream, codec)
-        space = spaces.Box(low, high, shape, array.dtype.type)
-    return replace(
-        stream, array=array, space=space, request=request, hz=_slower(stream.hz, request)
-    )
+    return replace(stream, array=array, request=request, hz=hz)
 
 
-def _bounds(stream: StreamSpec, codec: str) -> tuple[Any, Any]:
-    """Return bounds that hold for every pixel after all that is done to it."""
-    space = stream.space
+def _with_space(stream: StreamSpec, before: StreamSpec) -> StreamSpec:
+    """Return a stream with bounds that hold for every pixel after all that is done to it."""
+    array, space = stream.array, before.space
+    if array.shape == before.array.shape and array.codec == RAW:
+        return stream
     assert isinstance(space, spaces.Box)
     low, high = space.low.min(), space.high.max()
-    if codec == "jpeg":
-        return 0, 255
-    if codec == "depth16" and stream.array.dtype.kind == "f":
-        return min(low, 0), math.ceil(min(float(high) * 1000, _FARTHEST)) / 1000
-    return low, high
+    if array.codec == "jpeg":
+        low, high = 0, 255
+    elif array.codec == "depth16" and array.dtype.kind == "f":
+        low, high = min(low, 0), math.ceil(min(float(high) * 1000, _FARTHEST)) / 1000
+    return replace(stream, space=spaces.Box(low, high, array.shape, array.dtype.type))
 
 
 def _slower(hz: float, request: StreamRequest) -> float:

@@ -18,6 +18,7 @@ __all__ = ["AUTO", "QUALITY", "StreamRequest", "read_request"]
 AUTO: Final = "auto"
 QUALITY: Final = 85
 _LARGEST: Final = 1 << 16
+_LEAST_RATE: Final = 1e-6  # Hz: what is less has no period that can be computed with
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class StreamRequest:
         object.__setattr__(self, "crop", _read_pixels("crop", self.crop, 4))
         if not isinstance(self.grayscale, (bool, np.bool_)):
             raise ConfigurationError(f"grayscale must be True or False, not {self.grayscale!r:.40}")
-        if self.codec not in (None, AUTO, *CODECS):
+        if not isinstance(self.codec, (str, type(None))) or self.codec not in (None, AUTO, *CODECS):
             offered = ", ".join(map(repr, (*CODECS, AUTO)))
             raise ConfigurationError(f"codec must be one of {offered}, not {self.codec!r:.40}")
         if self.quality is not None and not _is_int(self.quality, 1, 100):
@@ -75,10 +76,15 @@ class StreamRequest:
         if not _is_int(self.every_n, 1, 1 << 31):
             raise ConfigurationError(f"every_n must be a whole number from 1, not {self.every_n!r}")
         rate = self.max_rate
-        if rate is not None and not (
-            isinstance(rate, numbers.Real) and not isinstance(rate, bool) and 0 < rate < math.inf
-        ):
-            raise ConfigurationError(f"max_rate must be a positive number of Hz, not {rate!r:.40}")
+        if rate is not None:
+            is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+            if not is_number or not _LEAST_RATE <= rate < math.inf:
+                raise ConfigurationError(
+                    f"max_rate must be a positive number of Hz, not {rate!r:.40}"
+                )
+            object.__setattr__(self, "max_rate", float(rate))
+        object.__setattr__(self, "grayscale", bool(self.grayscale))
+        object.__setattr__(self, "every_n", int(self.every_n))
 
     @property
     def is_paced(self) -> bool:
@@ -114,9 +120,10 @@ def read_request(raw: object) -> StreamRequest:
     if not isinstance(raw, dict) or not raw.keys() <= {f.name for f in fields(StreamRequest)}:
         known = ", ".join(f.name for f in fields(StreamRequest))
         raise ConfigurationError(f"a request for a stream is a map of {known}, not {raw!r:.80}")
-    if raw.get("codec") == AUTO:
+    request = StreamRequest(**raw)
+    if request.codec == AUTO:
         raise ConfigurationError("codec 'auto' is for the client to decide; name one")
-    return StreamRequest(**raw)
+    return request
 
 
 def _is_int(value: object, least: int, most: int) -> bool:

@@ -253,7 +253,7 @@ class Layout(Sequence[ArraySpec]):
         Raises:
             RemoteProtocolError: If there are not as many, or one is none, or too large.
         """
-        if not isinstance(sizes, list) or len(sizes) != len(self.encoded):
+        if not isinstance(sizes, list) or not sizes or len(sizes) != len(self.encoded):
             raise RemoteProtocolError(
                 f"{len(self.encoded)} arrays are encoded, and their sizes are {_shown(sizes)}"
             )
