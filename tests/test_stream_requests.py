@@ -7,15 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import event, given
+from hypothesis import strategies as st
 
 from remote_env import StreamRequest
+from remote_env.agreeing import read_requests
 from remote_env.codec_choice import check_codecs, choose_codecs, measure_bandwidth
 from remote_env.errors import ConfigurationError
+from remote_env.protocol import OnStale, Subscribe
 from remote_env.requesting import Wishes, derived_arrays, requested, resolve
 from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env.stream_requests import read_request
 from remote_env_server import CameraConfig, ProprioConfig
 from remote_env_server.streams import describe_streams, observation_space_of
+from remote_env_server.views import derive
+from tests.protocol.strategies import values
 
 CAMERAS = [
     CameraConfig("cam", 480, 640, has_depth=True, hz=30.0, max_depth=4.9995),
@@ -355,3 +361,62 @@ def test_what_takes_no_time_is_infinitely_quick():
 
 def test_kinds_that_cannot_be_paced_are_those_without_captures():
     assert {s.kind for s in STREAMS} == set(StreamKind) - {StreamKind.OBSERVATION}
+
+
+# Whatever a peer says
+
+PIXELS = st.integers(1, 100)
+SENSIBLE = st.builds(
+    StreamRequest,
+    size=st.none() | st.tuples(PIXELS, PIXELS),
+    crop=st.none() | st.tuples(PIXELS, PIXELS, PIXELS, PIXELS),
+    grayscale=st.booleans(),
+    codec=st.sampled_from(["raw", "jpeg", "depth16", None]),
+    quality=st.none() | st.integers(1, 100),
+    max_rate=st.none() | st.floats(0.1, 1000),
+    every_n=st.integers(1, 9),
+).map(StreamRequest.to_wire)
+ANYTHING = st.fixed_dictionaries(
+    {},
+    optional={
+        "size": st.none() | st.lists(st.integers(-1, 700), max_size=3),
+        "crop": st.none() | st.lists(st.integers(-1, 700), max_size=5),
+        "grayscale": st.booleans() | st.none(),
+        "codec": st.sampled_from(["raw", "jpeg", "depth16", "auto", "png", None, 1, []]),
+        "quality": st.none() | st.integers(-1, 200) | st.floats(),
+        "max_rate": st.none() | st.floats() | st.integers(-1, 2**63),
+        "every_n": st.integers(-1, 2**63) | st.floats(),
+    },
+)
+NAMES = st.sampled_from([s.name for s in STREAMS])
+WISHES = st.dictionaries(NAMES, SENSIBLE, max_size=2) | st.dictionaries(
+    NAMES | st.text(max_size=5), ANYTHING | values, max_size=3
+)
+
+
+@given(WISHES)
+def test_any_requests_are_understood_or_refused_and_never_grow_a_stream(wishes):
+    wish = Subscribe(
+        2,
+        streams=tuple(s.name for s in STREAMS),
+        max_ages={},
+        on_stale=OnStale.FLAG,
+        requests=wishes,
+    )
+    try:
+        spec = read_requests(SPEC, wish)
+    except ConfigurationError:
+        event("refused")
+        return
+    event("understood")
+    for stream, before in zip(spec.streams, SPEC.streams, strict=True):
+        assert 0 < stream.array.nbytes <= before.array.nbytes
+        assert stream.array.dtype == before.array.dtype
+        if stream.kind in (StreamKind.IMAGE, StreamKind.DEPTH, StreamKind.INTRINSICS):
+            array = np.ones(before.array.shape, before.array.dtype)
+            made = derive(array, stream.kind, stream.request) if stream.request.changes else array
+            if stream.array.codec == "raw":
+                assert made.shape == stream.array.shape
+                assert made.dtype == stream.array.dtype
+            else:
+                assert 0 < made.nbytes <= stream.array.most_encoded
