@@ -56,7 +56,7 @@ test: setup
 # What must hold whatever carries the frames, with the WebSocket library's own ends.
 test-plain: setup
 	REMOTE_ENV_FAST=0 $(BIN)/python -m pytest -n 2 -m "not realtime" tests/test_parity.py tests/test_link_loss.py \
-		tests/test_split_step.py tests/test_bad_input.py tests/server/test_leaving_out.py \
+		tests/test_split_step.py tests/test_bad_input.py tests/server/test_leaving_out.py tests/test_asked_streams.py \
 		tests/server/test_worst_moments.py tests/server/test_observers.py tests/interop
 
 lint: $(INSTALLED)
@@ -95,6 +95,7 @@ profile: $(INSTALLED)
 bench-more: $(INSTALLED)
 	$(BIN)/python benchmarks/same_host.py
 	$(BIN)/python benchmarks/head_of_line.py
+	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py

@@ -42,6 +42,7 @@ from remote_env.spec import (
     StreamKind,
     StreamSpec,
 )
+from remote_env.stream_requests import StreamRequest
 from remote_env.timing import ClientStatistics
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "RobotSpec",
     "SensorError",
     "StreamKind",
+    "StreamRequest",
     "StreamSpec",
     "TransportError",
     "UnknownOptionError",

@@ -18,12 +18,14 @@ from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
 
+from remote_env.agreeing import begin_requests, check_derived
 from remote_env.arguments import check_seed
 from remote_env.asking import Answer, Waiting
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
     LeaseError,
+    RemoteProtocolError,
     ResetCancelledError,
 )
 from remote_env.identity import default_owner, make_hello
@@ -49,6 +51,7 @@ from remote_env.protocol import (
 )
 from remote_env.resuming import SESSION_LASTS
 from remote_env.shared_session import Begun, Make, SharedSession
+from remote_env.stream_requests import StreamRequest
 from remote_env.timing import ClientStatistics, StepTimer, name_parts
 
 __all__ = ["RobotClient"]
@@ -107,6 +110,7 @@ class RobotClient(SharedSession):
         max_ages: Mapping[str, float] | None = None,
         on_stale: OnStale = OnStale.TRUNCATE,
         kept: Sequence[str] | None = None,
+        requests: Mapping[str, StreamRequest] | None = None,
         timeout: float | None = None,
     ) -> None:
         """Choose the arrays of every later observation, and their order.
@@ -118,23 +122,33 @@ class RobotClient(SharedSession):
             on_stale: What a step comes to that finds a stale stream, in realtime.
             kept: Of which of these the newest array is kept here, so that the robot sends it
                 again only when there is a newer one; if None, large ones that come less often
-                than steps.
+                than steps, and those asked for less often than they come.
+            requests: By stream, what it is to be in place of what the robot has, and how often;
+                no codec may be ``"auto"``.
             timeout: In place of ``connect_timeout``, in seconds.
 
         Raises:
-            ConfigurationError: If there is no such stream.
+            ConfigurationError: If there is no such stream, or it cannot be what is asked.
+            RemoteProtocolError: If the robot's side understands the requests otherwise than we.
             TransportError: If the robot cannot be reached.
         """
+        spec, asked = begin_requests(self.spec, requests or {}, self.capabilities)
         ages: dict[str, Value] = dict(max_ages or {})
         if kept is None:
-            kept = self.spec.worth_keeping(streams, self.spec.control_hz)
+            kept = spec.worth_keeping(streams, spec.control_hz)
         chosen, newest = tuple(streams), tuple(kept)
-        self._ask(
-            "subscribe",
-            lambda id: Subscribe(id, streams=chosen, max_ages=ages, on_stale=on_stale, kept=newest),
-            Subscribed,
-            timeout or self._connect_timeout,
-        )
+
+        def make(id: int) -> Subscribe:
+            return Subscribe(
+                id, streams=chosen, max_ages=ages, on_stale=on_stale, kept=newest, requests=asked
+            )
+
+        answer = self._ask("subscribe", make, Subscribed, timeout or self._connect_timeout)
+        try:
+            check_derived(spec, answer)
+        except RemoteProtocolError:
+            self.close()
+            raise
 
     def reset(
         self,

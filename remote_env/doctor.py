@@ -283,8 +283,8 @@ def _about_network(found: Diagnosis) -> Iterator[Advice]:
         yield Advice(
             True,
             f"all streams at {found.spec.control_hz:g} Hz need {_rate(found.needed)}, and the "
-            f"network gives {_rate(found.bandwidth)}. Choose fewer with streams=[...], or smaller "
-            "pictures",
+            f"network gives {_rate(found.bandwidth)}. Choose fewer with streams=[...], smaller "
+            "pictures with image_size=..., or codec='auto'",
         )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from remote_env.arguments import check_max_age, check_steps, check_timeout
 from remote_env.client import RobotClient
 from remote_env.closing import close_soon
+from remote_env.codec_choice import choose_codecs, measure_bandwidth
 from remote_env.embedded import EmbeddedServer, start_embedded
 from remote_env.errors import (
     ActionRefusedError,
@@ -27,8 +28,10 @@ from remote_env.errors import (
 from remote_env.protocol import EndReason, OnStale, StepDone, Value
 from remote_env.recovery import Recovery
 from remote_env.relabelling import Relabelling
+from remote_env.requesting import Wishes, requested, resolve
 from remote_env.resuming import ServerStoppedError
 from remote_env.spec import Mode, RobotSpec
+from remote_env.stream_requests import StreamRequest
 from remote_env.timing import ClientStatistics
 from remote_env.translation import Translator, check_render_mode
 
@@ -81,7 +84,11 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         url: str | None = None,
         *,
         robot: str | None = None,
-        streams: Sequence[str] | None = None,
+        streams: Sequence[str] | Mapping[str, StreamRequest | None] | None = None,
+        image_size: tuple[int, int] | None = None,
+        grayscale: bool = False,
+        codec: str | Sequence[str] = "raw",
+        quality: int | None = None,
         flatten: bool = False,
         render_mode: str | None = None,
         token: str | None = None,
@@ -106,7 +113,15 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             robot: Which to simulate without a url, a name as in ``remote-env serve NAME``;
                 the double pendulum if None.
             streams: The streams to observe, by name, as a flat Dict; None for the robot's
-                own observation space. ``remote-env info URL`` lists them.
+                own observation space. ``remote-env info URL`` lists them. A mapping also says
+                what is wanted of each, as a ``StreamRequest``: the robot's side crops, resizes,
+                encodes and leaves captures out, and corrects the intrinsics.
+            image_size: Height and width of all cameras that are observed, in pixels, at most
+                those of the robot.
+            grayscale: Whether all pictures that are observed have one channel.
+            codec: How cameras that are observed travel: ``"raw"``, ``"jpeg"``, ``"depth16"``,
+                ``"auto"``, or several of these, each for the streams that it is made for.
+            quality: Of JPEG, 1 to 100; 85 if None.
             flatten: Whether to flatten the robot's own observation space to a flat Dict.
             render_mode: ``"rgb_array"`` for ``render()``, or None.
             token: What the server asks for, if it does.
@@ -160,6 +175,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             raise ConfigurationError(
                 f"on_stale must be 'truncate', 'flag' or 'raise', not {on_stale!r:.40}"
             ) from None
+        wishes = Wishes(streams, image_size, grayscale, codec, quality)
         self.render_mode = render_mode
         self._take = take
         self._max_steps = check_steps(max_steps)
@@ -181,17 +197,26 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         deadline = time.monotonic() + connect_timeout
         try:
             spec = self._client.connect()
-            self._choose(spec, streams, flatten)
+            self._choose(spec, wishes, flatten)
             self._recovery.subscribe(deadline)
         except BaseException:
             self.close()
             raise
 
-    def _choose(self, spec: RobotSpec, streams: Sequence[str] | None, flatten: bool) -> None:
+    def _choose(self, spec: RobotSpec, wishes: Wishes, flatten: bool) -> None:
         """Decide what is subscribed to, and what of it is the observation."""
+        requests = choose_codecs(
+            spec,
+            resolve(spec, wishes),
+            hz=spec.control_hz,
+            url=self._client.url,
+            capabilities=self._client.capabilities,
+            bandwidth=lambda: measure_bandwidth(self._client.probe),
+        )
+        spec = requested(spec, requests)
         self._translator = Translator(
             spec,
-            streams=streams,
+            streams=wishes.names,
             flatten=flatten,
             render_mode=self.render_mode,
             keeps_last=self._truncates_on_loss,
@@ -212,6 +237,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             self._subscribed,
             max_ages=check_max_age(self._max_age, spec, self._subscribed),
             on_stale=self._on_stale,
+            requests=requests,
             reset_timeout=self._reset_timeout,
             reconnect_timeout=self._reconnect_timeout,
         )
@@ -221,7 +247,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
 
     @property
     def spec_of_robot(self) -> RobotSpec:
-        """What the robot is: streams, cameras, rates, limits."""
+        """What the robot is: streams as they were asked for, cameras, rates, limits."""
         return self._spec
 
     def reset(

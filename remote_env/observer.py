@@ -17,7 +17,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,9 @@ from remote_env.arguments import check_timeout
 from remote_env.errors import ConfigurationError, LocalProtocolError
 from remote_env.inbox import Inbox, Observed, StoppedError
 from remote_env.receiver import Receiver
+from remote_env.requesting import Wishes
 from remote_env.spec import RobotSpec
+from remote_env.stream_requests import StreamRequest
 
 __all__ = ["Observed", "Observer", "observe"]
 
@@ -35,7 +37,11 @@ def observe(
     url: str,
     *,
     hz: float = 10.0,
-    streams: Sequence[str] | None = None,
+    streams: Sequence[str] | Mapping[str, StreamRequest | None] | None = None,
+    image_size: tuple[int, int] | None = None,
+    grayscale: bool = False,
+    codec: str | Sequence[str] = "raw",
+    quality: int | None = None,
     token: str | None = None,
     connect_timeout: float = 5.0,
     reconnect: bool = True,
@@ -47,7 +53,12 @@ def observe(
     Args:
         url: ``ws://host:port``, ``wss://host:port``, ``ws+unix:///path`` or ``inproc://name``.
         hz: At most so many observations a second; the server has a limit of its own, 1000.
-        streams: Names of the streams; those of the robot's observation space if None.
+        streams: Names of the streams, or what is wanted of each; those of the robot's observation
+            space if None. This and the next four are as in ``RemoteRobotEnv``.
+        image_size: Of all cameras.
+        grayscale: Of all pictures.
+        codec: Of all cameras.
+        quality: Of JPEG.
         token: What the server asks for, if it does.
         connect_timeout: For everything until the robot sends observations, in seconds.
         reconnect: Whether to connect again, for ever, when a connection is lost that stood.
@@ -58,7 +69,7 @@ def observe(
     return Observer(
         url,
         hz=hz,
-        streams=streams,
+        wishes=Wishes(streams, image_size, grayscale, codec, quality),
         token=token,
         connect_timeout=connect_timeout,
         reconnect=reconnect,
@@ -82,7 +93,7 @@ class Observer:
         url: str,
         *,
         hz: float = 10.0,
-        streams: Sequence[str] | None = None,
+        wishes: Wishes | None = None,
         token: str | None = None,
         connect_timeout: float = 5.0,
         reconnect: bool = True,
@@ -91,15 +102,13 @@ class Observer:
         check_timeout("connect_timeout", connect_timeout)
         if not isinstance(hz, (int, float)) or not 0 < hz < math.inf:
             raise ConfigurationError(f"hz must be a positive number, not {hz!r:.40}")
-        if isinstance(streams, str):
-            raise ConfigurationError(f"streams must be a list of names; pass [{streams!r:.200}]")
         self.url = url
         self._inbox = Inbox()
         self._receiver = Receiver(
             url,
             self._inbox,
             hz=float(hz),
-            streams=None if streams is None else tuple(streams),
+            wishes=wishes or Wishes(),
             token=token,
             connect_timeout=connect_timeout,
             reconnect=reconnect,

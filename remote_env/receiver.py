@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Final, TypeVar
 
+from remote_env.agreeing import begin_requests, check_derived
+from remote_env.codec_choice import choose_codecs, measure_bandwidth
 from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -29,6 +31,8 @@ from remote_env.protocol import (
     Observing,
     OnStale,
     Ping,
+    Probe,
+    Probed,
     Repeated,
     Role,
     Subscribe,
@@ -37,7 +41,9 @@ from remote_env.protocol import (
     error_of,
 )
 from remote_env.protocol.codec import CLIENT_LIMITS
+from remote_env.requesting import Wishes, resolve
 from remote_env.spec import RobotSpec
+from remote_env.stream_requests import StreamRequest
 from remote_env.transport import Link, connect
 
 __all__ = ["Receiver"]
@@ -69,7 +75,7 @@ class Receiver:
         inbox: Inbox,
         *,
         hz: float,
-        streams: tuple[str, ...] | None,
+        wishes: Wishes,
         token: str | None,
         connect_timeout: float,
         reconnect: bool,
@@ -79,7 +85,8 @@ class Receiver:
         self._url = url
         self._inbox = inbox
         self._hz = hz
-        self._streams = streams
+        self._wishes = wishes
+        self._requests: dict[str, StreamRequest] | None = None  # decided when it is first reached
         self._token = token
         self._connect_timeout = connect_timeout
         self._reconnect = reconnect
@@ -126,18 +133,30 @@ class Receiver:
         owner = f"observer {default_owner()}"[:200]
         hello = make_hello("observe", self._token, owner, id=line.next_id(), resume=None, asking=0)
         welcome = line.ask(hello, Welcome)
-        self.spec = RobotSpec.from_welcome(welcome)
-        self._names = welcome.subscribed if self._streams is None else self._streams
+        spec = RobotSpec.from_welcome(welcome)
+        if self._requests is None:
+            self._requests = choose_codecs(
+                spec,
+                resolve(spec, self._wishes),
+                hz=self._hz,
+                url=self._url,
+                capabilities=welcome.capabilities,
+                bandwidth=lambda: measure_bandwidth(line.probe),
+            )
+        self.spec, asked = begin_requests(spec, self._requests, welcome.capabilities)
+        names = self._wishes.names
+        self._names = welcome.subscribed if names is None else names
         kept = self.spec.worth_keeping(self._names, self._hz)
-        if self._streams is not None or kept:
+        if names is not None or asked or kept:
             wish = Subscribe(
                 id=line.next_id(),
                 streams=self._names,
                 max_ages={},
                 on_stale=OnStale.FLAG,
                 kept=kept,
+                requests=asked,
             )
-            self._names = line.ask(wish, Subscribed).streams
+            check_derived(self.spec, line.ask(wish, Subscribed))
         line.ask(Observe(id=line.next_id(), hz=self._hz), Observing)
 
     def _receive(self, line: _Line) -> None:
@@ -249,6 +268,12 @@ class _Line:
             "is the robot's computer overloaded, or the network down?",
             waited=self._timeout,
         )
+
+    def probe(self, size: int) -> float:
+        """Let the server send so many bytes; return the seconds that took."""
+        began_at = time.monotonic()
+        self.ask(Probe(self.next_id(), size=size), Probed)
+        return time.monotonic() - began_at
 
     def say_goodbye(self) -> None:
         with contextlib.suppress(RemoteEnvError):

@@ -16,6 +16,7 @@ from remote_env.errors import (
 )
 from remote_env.protocol import OnStale, ResetDone, Value
 from remote_env.resuming import RobotLostError
+from remote_env.stream_requests import StreamRequest
 
 __all__ = ["Recovery"]
 
@@ -37,6 +38,7 @@ class Recovery:
         *,
         max_ages: Mapping[str, float],
         on_stale: OnStale,
+        requests: Mapping[str, StreamRequest],
         reset_timeout: float,
         reconnect_timeout: float,
     ) -> None:
@@ -47,6 +49,7 @@ class Recovery:
             subscribed: The streams to observe, by name.
             max_ages: See ``RobotClient.subscribe``.
             on_stale: See ``RobotClient.subscribe``.
+            requests: See ``RobotClient.subscribe``.
             reset_timeout: For a reset with all that it takes, in seconds.
             reconnect_timeout: How long to look for a robot that was lost, in seconds.
         """
@@ -54,6 +57,7 @@ class Recovery:
         self._subscribed = tuple(subscribed)
         self._max_ages = dict(max_ages)
         self._on_stale = on_stale
+        self._requests = dict(requests)
         self._reset_timeout = reset_timeout
         self._reconnect_timeout = reconnect_timeout
         self._spec_hash = client.spec_hash
@@ -74,6 +78,7 @@ class Recovery:
             self._subscribed,
             max_ages=self._max_ages,
             on_stale=self._on_stale,
+            requests=self._requests,
             timeout=max(deadline - time.monotonic(), _LEAST),
         )
 

@@ -58,6 +58,7 @@ class SharedSession:
     Attributes:
         url: Of the robot.
         spec: What the robot is; known once connected.
+        capabilities: What its server can do beyond the minimum; known once connected.
     """
 
     spec: RobotSpec
@@ -76,6 +77,7 @@ class SharedSession:
         self._channel = Channel(url, make_hello, connect_timeout=connect_timeout)
         self._turns = Turns(url)
         self._spec_hash = ""
+        self.capabilities: frozenset[str] = frozenset()
         self._may_hold_lease = False
         self._pid = os.getpid()
         self._finalizer: weakref.finalize[..., SharedSession] | None = None
@@ -123,6 +125,7 @@ class SharedSession:
                     self._channel.drop()
                     raise
                 self._spec_hash = welcome.spec_hash
+                self.capabilities = frozenset(welcome.capabilities)
                 keep_alive(self)
                 logger.info("connected to %s at %s", self.spec.name, self.url)
             return self.spec

@@ -20,7 +20,7 @@ from remote_env.errors import RemoteProtocolError, UnsupportedSpaceError
 from remote_env.protocol.arrays import DTYPES, ArraySpec, Layout
 from remote_env.protocol.values import Value
 
-__all__ = ["SpaceCodec", "describe_space", "read_space"]
+__all__ = ["SpaceCodec", "describe_space", "read_space", "with_leaves"]
 
 _LEAVES: Final = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 
@@ -166,6 +166,26 @@ def _builder_of(space: spaces.Space[Any]) -> Callable[[Iterator[NDArray[Any]]], 
     if isinstance(space, spaces.Discrete):
         return lambda arrays: int(next(arrays))
     return next
+
+
+def with_leaves(
+    space: spaces.Space[Any], leaves: Mapping[str, spaces.Space[Any]], *, root: str
+) -> spaces.Space[Any]:
+    """Return a space in which some leaves, by name, are others."""
+
+    def replaced(part: spaces.Space[Any], path: str) -> spaces.Space[Any]:
+        if isinstance(part, spaces.Dict):
+            children = part.spaces.items()
+            return spaces.Dict(
+                [(k, replaced(s, f"{path}/{k}" if path else k)) for k, s in children]
+            )
+        if isinstance(part, spaces.Tuple):
+            return spaces.Tuple(
+                [replaced(s, f"{path}/{i}" if path else str(i)) for i, s in enumerate(part.spaces)]
+            )
+        return leaves.get(path or root, part)
+
+    return replaced(space, "")
 
 
 def describe_space(space: spaces.Space[Any]) -> dict[str, Value]:

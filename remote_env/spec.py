@@ -28,6 +28,7 @@ from remote_env.protocol.messages import Welcome
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import OnStale
 from remote_env.spaces import SpaceCodec, describe_space, read_space
+from remote_env.stream_requests import StreamRequest
 
 __all__ = [
     "ActionLimit",
@@ -149,6 +150,7 @@ class StreamSpec:
         on_request: Whether it is sent only to those who ask for it by name.
         hz: Nominal rate, for people; 0 if it has none.
         max_age: After how many seconds without anything new it is stale; infinity is never.
+        request: What is done to it before it is sent; the rest already says what it is then.
     """
 
     array: ArraySpec
@@ -159,6 +161,7 @@ class StreamSpec:
     on_request: bool = False
     hz: float = 0.0
     max_age: float = math.inf
+    request: StreamRequest = field(default_factory=StreamRequest)
 
     @property
     def name(self) -> str:
@@ -232,14 +235,20 @@ class RobotSpec:
         raise ConfigurationError(f"{self.name} has no stream {name!r}; it offers {offered}")
 
     def worth_keeping(self, names: Collection[str], hz: float) -> tuple[str, ...]:
-        """Return which streams are large, and come less often than they are asked for.
+        """Return which streams come less often than they are asked for, and are worth a copy.
+
+        Those are the large ones, and those that are asked for less often than they come.
 
         Args:
             names: Of streams; others are ignored.
             hz: How often an observation is taken, in Hz.
         """
         chosen = [stream for stream in self.streams if stream.name in names]
-        return tuple(s.name for s in chosen if 0 < s.hz < hz and s.array.nbytes >= _LARGE)
+        return tuple(
+            s.name
+            for s in chosen
+            if s.request.is_paced or (0 < s.hz < hz and s.array.nbytes >= _LARGE)
+        )
 
     def check_action_limits(self) -> None:
         """Check that the action limits fit the action space, the streams and the policy.

@@ -11,7 +11,7 @@ import math
 import reprlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +21,11 @@ from remote_env.errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = [
     "ALIGNMENT",
+    "CODECS",
     "COPY_BELOW",
     "DTYPES",
     "NO_ARRAYS",
+    "RAW",
     "ArraySpec",
     "Layout",
     "aligned",
@@ -45,6 +47,13 @@ DTYPES: Final = {
         "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8",
     )
 }  # fmt: skip
+# How an array of an observation may travel: as its bytes, or as fewer (``compressing.py``).
+RAW: Final = "raw"
+CODECS: Final = (RAW, "jpeg", "depth16")
+_ENCODED: Final = np.dtype(np.uint8)
+# Noise does not shrink; more than this no encoder makes of it.
+_MOST_GROWTH: Final = 2
+_MOST_OVERHEAD: Final = 4096
 _MAX_DIMENSIONS: Final = 8
 # Layouts without some arrays that are remembered: of a few cameras there are a few.
 _MOST_WITHOUT: Final = 64
@@ -85,6 +94,10 @@ def read_dtype(raw: object) -> np.dtype[Any]:
     return dtype
 
 
+def _shown(raw: object) -> str:
+    return reprlib.repr(raw)  # not repr: what a peer nests a thousand times overflows the stack
+
+
 def is_shape(shape: Sequence[object]) -> bool:
     """Whether the wire can say this shape: at most 8 integers >= 0, at most 2**31 elements."""
     return (
@@ -117,20 +130,42 @@ class ArraySpec:
         name: Unique in its layout, with slashes: ``"wrist_cam/image"``.
         dtype: One of ``DTYPES``.
         shape: Fixed; ``()`` is a scalar.
+        codec: One of ``CODECS``. Unless it is ``"raw"``, what travels is not this array but what
+            an encoder made of it: bytes, as many as it took.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    codec: str = RAW
 
     @property
     def nbytes(self) -> int:
         """How many bytes the array takes, without padding."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def most_encoded(self) -> int:
+        """How many bytes it may take at most when it is encoded."""
+        return _MOST_GROWTH * self.nbytes + _MOST_OVERHEAD
+
     def to_wire(self) -> list[object]:
         """Return ``[name, dtype, shape]``."""
         return [self.name, self.dtype.str, list(self.shape)]
+
+    @classmethod
+    def with_codec_from_wire(cls, raw: object) -> ArraySpec:
+        """Check ``[name, dtype, shape, codec]`` as it came off the wire.
+
+        Raises:
+            RemoteProtocolError: If it is anything else.
+        """
+        if not isinstance(raw, list) or len(raw) != 4 or raw[3] not in CODECS:
+            raise RemoteProtocolError(
+                "an array that was asked for must be described as [name, dtype, shape, codec], "
+                f"with a codec of {', '.join(CODECS)}"
+            )
+        return replace(cls.from_wire(raw[:3]), codec=raw[3])
 
     @classmethod
     def from_wire(cls, raw: object) -> ArraySpec:
@@ -163,24 +198,28 @@ class Layout(Sequence[ArraySpec]):
         places: Dtype, shape and number of bytes of each array, and where in the payload it begins.
         small: Puts the bytes of all arrays into a payload, in one call; None if one of them is so
             large that it should not be copied.
+        encoded: Indices of those that travel encoded: of these ``with_sizes`` knows the places.
+        sizes: How many bytes those have that were encoded, in a layout of ``with_sizes``.
     """
 
-    __slots__ = ("_specs", "_without", "nbytes", "places", "small")
+    __slots__ = ("_specs", "_without", "encoded", "nbytes", "places", "sizes", "small")
 
-    def __init__(self, specs: Iterable[ArraySpec] = ()) -> None:
+    def __init__(self, specs: Iterable[ArraySpec] = (), sizes: Sequence[int] = ()) -> None:
+        self.sizes = sizes
         self._specs = tuple(specs)
         self._without: dict[tuple[int, ...], Layout] = {}
-        sizes = [spec.nbytes for spec in self._specs]
-        offsets, self.nbytes = place(sizes)
+        self.encoded = tuple(i for i, spec in enumerate(self._specs) if spec.codec != RAW)
+        taken = [spec.nbytes for spec in self._specs]
+        offsets, self.nbytes = place(taken)
         self.places = tuple(
             (spec.dtype, spec.shape, size, offset)
-            for spec, size, offset in zip(self._specs, sizes, offsets, strict=True)
+            for spec, size, offset in zip(self._specs, taken, offsets, strict=True)
         )
         self.small: struct.Struct | None = None
-        if all(size < COPY_BELOW for size in sizes):
-            ends = [0, *(offset + size for offset, size in zip(offsets, sizes, strict=True))]
+        if all(size < COPY_BELOW for size in taken):
+            ends = [0, *(offset + size for offset, size in zip(offsets, taken, strict=True))]
             gaps = [offset - end for offset, end in zip(offsets, ends, strict=False)]
-            parts = zip(gaps, sizes, strict=True)
+            parts = zip(gaps, taken, strict=True)
             self.small = struct.Struct("<" + "".join(f"{gap}x{size}s" for gap, size in parts))
 
     @property
@@ -196,6 +235,11 @@ class Layout(Sequence[ArraySpec]):
         """
         by_name = {spec.name: spec for spec in self._specs}
         return Layout(by_name[name] for name in names)
+
+    def replaced(self, specs: Iterable[ArraySpec]) -> Layout:
+        """Return the same names in the same order; these arrays are otherwise now."""
+        by_name = {spec.name: spec for spec in specs}
+        return Layout(by_name.get(spec.name, spec) for spec in self) if by_name else self
 
     def without(self, indices: tuple[int, ...]) -> Layout:
         """Return the layout of the other arrays.
@@ -215,6 +259,30 @@ class Layout(Sequence[ArraySpec]):
             layout = Layout(spec for i, spec in enumerate(self) if i not in left_out)
             self._without[indices] = layout
         return layout
+
+    def with_sizes(self, sizes: object) -> Layout:
+        """Return the layout of one frame: encoded arrays are so many bytes.
+
+        Args:
+            sizes: Of those that are encoded, in order; as it came off the wire.
+
+        Raises:
+            RemoteProtocolError: If there are not as many, or one is none, or too large.
+        """
+        if not isinstance(sizes, list) or not sizes or len(sizes) != len(self.encoded):
+            raise RemoteProtocolError(
+                f"{len(self.encoded)} arrays are encoded, and their sizes are {_shown(sizes)}"
+            )
+        specs = list(self._specs)
+        for index, size in zip(self.encoded, sizes, strict=True):
+            spec = specs[index]
+            if type(size) is not int or not 0 < size <= spec.most_encoded:
+                raise RemoteProtocolError(
+                    f"{spec.name!r} as {spec.codec} has 1 to {spec.most_encoded} bytes, not "
+                    f"{_shown(size)}"
+                )
+            specs[index] = ArraySpec(spec.name, _ENCODED, (size,))
+        return Layout(specs, sizes)
 
     def with_dtypes(self, dtypes: Sequence[np.dtype[Any]]) -> Layout:
         """Return the same names and shapes with other dtypes, one per array."""

@@ -11,6 +11,7 @@ from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import (
     ARRAYS,
     BOOL,
+    ENCODED_ARRAYS,
     END_REASON,
     FLOAT,
     FLOATS,
@@ -120,6 +121,8 @@ class Subscribe:
         on_stale: What a step does that finds a stale stream, in realtime.
         kept: Those of ``streams`` of which this client keeps the newest array, so that it need
             not be sent again.
+        requests: By stream, what it should be in place of what the robot has, and how often; see
+            ``docs/protocol.md``.
     """
 
     KIND: ClassVar[int] = 3
@@ -129,16 +132,24 @@ class Subscribe:
     max_ages: dict[str, Value] = wire(NAMED)
     on_stale: OnStale = wire(ON_STALE)
     kept: tuple[str, ...] = wire(TEXTS, default=())
+    requests: dict[str, Value] = wire(NAMED, default_factory=dict)
 
 
 @record(frozen=True, slots=True)
 class Subscribed:
-    """From now on observations hold these arrays, in this order."""
+    """From now on observations hold these arrays, in this order.
+
+    Attributes:
+        id: Of the request.
+        streams: As in the ``Subscribe``.
+        derived: Those of them that are not as ``Welcome.streams`` says.
+    """
 
     KIND: ClassVar[int] = 4
     SENDER: ClassVar[Role] = Role.SERVER
     id: int
     streams: tuple[str, ...] = wire(TEXTS)
+    derived: tuple[ArraySpec, ...] = wire(ENCODED_ARRAYS, default=())
 
 
 @record(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 A frame is a prefix of 24 bytes, a msgpack array (the header), and the raw bytes of arrays (the
 payload). The header is the values of the message's fields, in order: names in every message took
 a quarter of a step's bytes and time (``docs/decisions/0001-the-frame.md``). Arrays of the agreed
-layout come first; arrays inside ``info`` and other free-form values follow, and their dtypes and
-shapes stand last in the header.
+layout come first, of which some may be encoded: how many bytes these have stands behind the
+fields. Arrays inside ``info`` and other free-form values follow, and their dtypes and shapes stand
+last in the header.
 
 Decoding trusts nothing: sizes are checked before anything is allocated, lengths must fit
 exactly, msgpack extensions and duplicate keys are refused, and nothing is ever made of a
@@ -37,7 +38,7 @@ from remote_env.protocol.arrays import (
 from remote_env.protocol.messages import Message, Role
 from remote_env.protocol.schema import SCHEMAS, Schema
 from remote_env.protocol.values import MAX_ITEMS, pack_value, unpack_value
-from remote_env.protocol.wiretypes import ARRAYS, UINTS
+from remote_env.protocol.wiretypes import ARRAYS, ENCODED_ARRAYS, UINTS
 
 __all__ = [
     "CLIENT_LIMITS",
@@ -111,8 +112,12 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
     extra: list[NDArray[Any]] = []
     try:
         header = _header_of(message, schema, extra)
-        packed = msgpack.packb(header)
         layout = _agreed_layout(schema, header, layouts)
+        layout, arrays = _agreed_arrays(message, schema, layout)
+        if layout.sizes or extra:
+            described = [[array.dtype.str, list(array.shape)] for array in extra]
+            header = [*header, *(more for more in (layout.sizes, described) if more)]
+        packed = msgpack.packb(header)
     except LocalProtocolError:
         raise
     except (RemoteProtocolError, OverflowError, ValueError, TypeError) as error:
@@ -122,7 +127,6 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
             f"{type(message).__name__} has a header of {len(packed)} bytes, and the limit is "
             f"{limits.header_size}; send large data as numpy arrays, not as lists or text"
         )
-    arrays = _agreed_arrays(message, schema, layout)
     if extra:
         layout = Layout([*layout, *(ArraySpec("", a.dtype, a.shape) for a in extra)])
         arrays = [*arrays, *extra]
@@ -130,7 +134,7 @@ def encode(message: Message, layouts: Layouts, *, limits: Limits = CLIENT_LIMITS
 
 
 def _header_of(message: Message, schema: Schema, extra: list[NDArray[Any]]) -> Sequence[Any]:
-    """Return the header; what the peer would refuse is refused here, by the same checks."""
+    """Return the fields; what the peer would refuse is refused here, by the same checks."""
     values = schema.values_of(message)
     if schema.usual is not None and schema.usual.are_written(values):
         return values
@@ -142,17 +146,21 @@ def _header_of(message: Message, schema: Schema, extra: list[NDArray[Any]]) -> S
             elif wire_type is ARRAYS:
                 value = [spec.to_wire() for spec in value]
                 wire_type.check(value)
+            elif wire_type is ENCODED_ARRAYS:
+                value = [[*spec.to_wire(), spec.codec] for spec in value]
+                wire_type.check(value)
             else:
                 wire_type.check(value)
         header.append(value)
-    if extra:
-        header.append([[array.dtype.str, list(array.shape)] for array in extra])
     return header
 
 
-def _agreed_arrays(message: Message, schema: Schema, layout: Layout) -> Sequence[NDArray[Any]]:
+def _agreed_arrays(
+    message: Message, schema: Schema, layout: Layout
+) -> tuple[Layout, Sequence[NDArray[Any]]]:
+    """Return the arrays to write and their layout, in which encoded ones have their sizes."""
     if schema.arrays is None:
-        return ()
+        return layout, ()
     arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
     if len(arrays) != len(layout):
         unchanged = getattr(message, _UNCHANGED, ())
@@ -161,10 +169,12 @@ def _agreed_arrays(message: Message, schema: Schema, layout: Layout) -> Sequence
                 f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
             )
         arrays = [array for i, array in enumerate(arrays) if i not in unchanged]
+    if layout.encoded:
+        layout = layout.with_sizes([arrays[i].nbytes for i in layout.encoded])
     for spec, array in zip(layout, arrays, strict=True):
         if array.dtype is not spec.dtype or array.shape != spec.shape:
             spec.check(array)
-    return arrays
+    return layout, arrays
 
 
 def _assemble(
@@ -265,7 +275,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     """Turn a frame into the message that it holds.
 
     Copies no array: arrays are views into the frame, writable if the frame is. Those that the
-    message says are unchanged are missing.
+    message says are unchanged are missing, and those that are encoded are bytes, (size,) uint8.
 
     Args:
         frame: All of it.
@@ -281,9 +291,11 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
         raise RemoteProtocolError(f"message kind {kind} is not known in version {WIRE_VERSION}")
     view = memoryview(frame)
     header = _unpack_header(view[PREFIX_SIZE : PREFIX_SIZE + header_size])
-    described = [] if len(header) == len(schema.fields) else _take_described(header, schema)
+    surplus = [] if len(header) == len(schema.fields) else _take_surplus(header, schema)
     layout = _agreed_layout(schema, header, layouts)
-    arrays = _read_arrays(view[start:], layout, described)
+    if layout.encoded:
+        layout = layout.with_sizes(surplus.pop(0) if surplus else None)
+    arrays = _read_arrays(view[start:], layout, _described(surplus, schema) if surplus else ())
     extra = arrays[len(layout) :]
     if schema.usual is None or (values := schema.usual.read(header)) is None:
         values = [
@@ -299,19 +311,24 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     return schema.make(message_id, *values)
 
 
-def _take_described(header: list[Any], schema: Schema) -> list[Any]:
-    """Take the last item off a header that has more items than fields: what the free arrays are."""
-    if len(header) != len(schema.fields) + 1:
-        raise RemoteProtocolError(
-            f"a {schema.name} has {len(schema.fields)} fields, not {len(header)}"
-        )
-    described = header.pop()
-    if not isinstance(described, list) or not described:
+def _take_surplus(header: list[Any], schema: Schema) -> list[Any]:
+    """Take off a header what stands behind the fields."""
+    count = len(schema.fields)
+    if not count < len(header) <= count + 2:
+        raise RemoteProtocolError(f"a {schema.name} has {count} fields, not {len(header)}")
+    surplus = header[count:]
+    del header[count:]
+    return surplus
+
+
+def _described(surplus: Sequence[Any], schema: Schema) -> Sequence[object]:
+    """Check what stands last in a header: what the free arrays are."""
+    if len(surplus) != 1 or not isinstance(surplus[0], list) or not surplus[0]:
         raise RemoteProtocolError(
             f"after its {len(schema.fields)} fields a {schema.name} may have a list of "
-            f"[dtype, shape] that is not empty, not {reprlib.repr(described)}"
+            f"[dtype, shape] that is not empty, not {reprlib.repr(surplus)}"
         )
-    return described
+    return surplus[0]
 
 
 def _agreed_layout(schema: Schema, header: Sequence[Any], layouts: Layouts) -> Layout:

@@ -201,7 +201,7 @@ class Connection:
         elif self._was_answered_before(message):
             return None
         following = self._judge(message, self.peer_role, RemoteProtocolError)
-        if isinstance(message, (StepDone, ResetDone, Observation)) and self._kept.indices:
+        if not self._kept.is_idle and isinstance(message, (StepDone, ResetDone, Observation)):
             message = self._kept.fill(message)
         self._advance(message, following)
         if self._forgotten and message.id in self._forgotten:
@@ -280,6 +280,18 @@ class Connection:
                 _check_choice(message.streams, self._streams.names, blame)
                 if not isinstance(request, Subscribe) or request.streams != message.streams:
                     raise blame("the streams that were subscribed are not those asked for")
+                self._check_derived(message, blame)
+
+    def _check_derived(self, message: Subscribed, blame: type[ProtocolError]) -> None:
+        """Refuse streams that are more than the robot has: nobody allocates more than that."""
+        names = tuple(spec.name for spec in message.derived)
+        _check_choice(names, message.streams, blame)
+        for spec, offered in zip(message.derived, self._streams.subset(names), strict=True):
+            if spec.nbytes > offered.nbytes:
+                raise blame(
+                    f"{spec.name!r} was asked for as {spec.shape} {spec.dtype}, which is more than "
+                    f"the robot has: {offered.shape} {offered.dtype}"
+                )
 
     def _check_times(
         self, message: ResetDone | StepDone | Observation, blame: type[ProtocolError]
@@ -306,11 +318,11 @@ class Connection:
         if isinstance(message, Welcome):
             self._adopt_welcome(message)
         elif isinstance(message, Subscribed):
-            observation = self._streams.subset(message.streams)
+            observation = self._streams.subset(message.streams).replaced(message.derived)
             self.layouts = replace(self.layouts, observation=observation)
             assert isinstance(request, Subscribe)
             indices = tuple(map(message.streams.index, request.kept))
-            self._kept = KeptArrays(indices, copies=self._copies)
+            self._kept = KeptArrays(indices, copies=self._copies, layout=observation)
 
     def _adopt_welcome(self, message: Welcome) -> None:
         self._streams = Layout(message.streams)

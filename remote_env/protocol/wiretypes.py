@@ -18,6 +18,7 @@ from remote_env.protocol.arrays import ArraySpec
 __all__ = [
     "ARRAYS",
     "BOOL",
+    "ENCODED_ARRAYS",
     "END_REASON",
     "FLOAT",
     "FLOATS",
@@ -138,6 +139,9 @@ UINTS: Final = _list_of(
 )
 FLOATS: Final = _list_of(FLOAT, most=1024, are_right=lambda raw: set(map(type, raw)) == {float})
 ARRAYS: Final = _list_of(WireType("[name, dtype, shape]", ArraySpec.from_wire), most=1024)
+ENCODED_ARRAYS: Final = _list_of(
+    WireType("[name, dtype, shape, codec]", ArraySpec.with_codec_from_wire), most=1024
+)
 ROLE: Final = _checked('"control" or "observe"', lambda raw: raw in ("control", "observe"))
 # Some languages have one kind of number, and some clients in them write 30 for 30.0.
 NUMBER: Final = _checked(

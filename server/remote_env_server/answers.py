@@ -9,8 +9,9 @@ from typing import Any
 from remote_env.errors import RemoteEnvError
 from remote_env.protocol import ResetDone, Step, StepDone, Value
 from remote_env.spec import RobotSpec, StreamKind
+from remote_env_server.buffers import Field
 from remote_env_server.leaving_out import LeftOut
-from remote_env_server.requests import Breakdown, Captured, ResetResult, StepResult, Watch
+from remote_env_server.requests import Breakdown, ResetResult, StepResult, Watch
 
 __all__ = ["EpisodeAnswers"]
 
@@ -44,7 +45,9 @@ class EpisodeAnswers:
         """Return the answer to a reset that came at a moment of the monotonic clock."""
         self._clipped, self._refused = 0, {}
         captured = result.captured
-        sequences, stamps = self._times_of(captured, watch)
+        chosen = watch.view.choose(captured.fields)
+        sequences, stamps = self._times_of(chosen, watch)
+        observation = watch.view.arrays_of(chosen)
         sent = time.monotonic()
         return ResetDone(
             id=message_id,
@@ -58,7 +61,7 @@ class EpisodeAnswers:
             durations=_listed(result.durations, sent - captured.taken_at),
             info=result.info,
             remote=captured.remote,
-            observation=tuple(captured.fields[name].array for name in watch.streams),
+            observation=observation,
         )
 
     def step_done(
@@ -74,8 +77,9 @@ class EpisodeAnswers:
             came: When it came, on the monotonic clock, in seconds.
         """
         captured = result.captured
-        sequences, stamps = self._times_of(captured, watch)
-        observation = tuple([captured.fields[name].array for name in watch.streams])
+        chosen = watch.view.choose(captured.fields)
+        sequences, stamps = self._times_of(chosen, watch)
+        observation = watch.view.arrays_of(chosen)
         sent = time.monotonic()
         return StepDone(
             id=message.id,
@@ -112,12 +116,11 @@ class EpisodeAnswers:
         return about
 
     def _times_of(
-        self, captured: Captured, watch: Watch
+        self, chosen: Sequence[Field], watch: Watch
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         if self._clocked.isdisjoint(watch.streams):
             return (), ()
-        fields = [captured.fields[name] for name in watch.streams]
-        return tuple([f.sequence for f in fields]), tuple([float(f.stamp) for f in fields])
+        return tuple([f.sequence for f in chosen]), tuple([float(f.stamp) for f in chosen])
 
 
 def _listed(durations: Breakdown, since_taken: float) -> tuple[float, float, float, float]:

@@ -16,9 +16,9 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import field, replace
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,6 +80,7 @@ class Field:
             the stream may repeat itself.
         repeats: How many captures since then had the same content.
         newest_stamp: The greatest stamp so far.
+        forms: What was made of the array for clients that want it otherwise; see ``derived``.
     """
 
     array: NDArray[Any]
@@ -91,6 +92,28 @@ class Field:
     changed_at: float = math.inf
     repeats: int = 0
     newest_stamp: float = -math.inf
+    forms: dict[Any, tuple[NDArray[Any], NDArray[Any]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def derived(self, form: tuple[Any, ...], make: Callable[..., NDArray[Any]]) -> NDArray[Any]:
+        """Return what ``make(array, *form)`` returns; made once, for all who want this form.
+
+        Safe from any thread. An array that its author may still write to is made anew each time.
+        """
+        if self.array.flags.writeable:
+            return make(self.array, *form)
+        made = self.forms.get(form)
+        if made is None or made[0] is not self.array:  # somebody has replaced the array
+            made = (self.array, make(self.array, *form))
+            self.forms[form] = made
+        return made[1]
+
+    def frozen(self) -> Field:
+        """Return a field whose array nobody writes to: this one, or a copy."""
+        if not self.array.flags.writeable:
+            return self
+        return replace(self, array=_read_only(self.array.copy()), forms={})
 
     def followed_by(
         self, array: NDArray[Any], stamp: float, *, now: float, may_repeat: bool = True
@@ -152,8 +175,19 @@ class CameraRecord:
         return fields
 
 
+class Preparing(Protocol):
+    """Makes what is sent of a capture, before it is published; see ``views.py``."""
+
+    def prepare(self, name: str, field: Field) -> None:
+        """Look at a capture of the stream of this name; on the thread that publishes it."""
+
+
 class CameraBuffer:
     """The newest capture of one camera. Safe to use from any thread.
+
+    Attributes:
+        config: What was declared.
+        view: Of who is to find its captures prepared; None for nobody. Any thread may set it.
 
     Owns: one lock, which guards ``_record`` and the pools; held for a swap, never for a copy
     or a comparison.
@@ -169,6 +203,7 @@ class CameraBuffer:
         }
         if config.has_depth:
             shapes["depth"] = (size, np.dtype(config.depth_dtype))
+        self.view: Preparing | None = None
         self._lock = threading.Lock()
         self._pools = {name: SlotPool(*shape) for name, shape in shapes.items()}
         initial = {name: _read_only(pool.take()) for name, pool in self._pools.items()}
@@ -205,8 +240,10 @@ class CameraBuffer:
             _fill(slot, data, f"{name}/{key}")
             published[key] = slot
         before = self.read()
+        fields: dict[str, Field] = {}
         while True:
-            fields = self._following(before, published, stamp)
+            in_vain, fields = fields, self._following(before, published, stamp)
+            self._prepare(fields, in_vain)
             with self._lock:
                 record = self._record
                 if all(getattr(record, key) is getattr(before, key) for key in fields):
@@ -225,6 +262,16 @@ class CameraBuffer:
             )
             for key, slot in published.items()
         }
+
+    def _prepare(self, fields: Mapping[str, Field], before: Mapping[str, Field]) -> None:
+        """Make what is sent of a capture; what was made of it in vain is used again."""
+        view = self.view
+        if view is None:
+            return
+        for key, published in fields.items():
+            if key in before:
+                published.forms.update(before[key].forms)
+            view.prepare(f"{self.config.name}/{key}", published)
 
     def read(self) -> CameraRecord:
         """Return the newest record, by reference."""

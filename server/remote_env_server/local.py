@@ -13,7 +13,9 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from remote_env.agreeing import capabilities
 from remote_env.arguments import check_seed, check_steps
+from remote_env.codec_choice import check_codecs
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
@@ -21,9 +23,12 @@ from remote_env.errors import (
     RemoteEnvError,
     error_from_wire,
 )
-from remote_env.protocol import Step, Value, drop_unsupported
+from remote_env.protocol import Layout, Step, Value, drop_unsupported
+from remote_env.protocol.keeping import KeptArrays
 from remote_env.protocol.values import UnsupportedValueError, pack_value, unpack_value
+from remote_env.requesting import Wishes, requested, resolve
 from remote_env.spec import Mode, RobotSpec
+from remote_env.stream_requests import AUTO, StreamRequest
 from remote_env.translation import Translator, check_render_mode
 from remote_env_server.answers import EpisodeAnswers
 from remote_env_server.describe import modes_of
@@ -63,7 +68,11 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
         self,
         robot: Robot,
         *,
-        streams: Sequence[str] | None = None,
+        streams: Sequence[str] | Mapping[str, StreamRequest | None] | None = None,
+        image_size: tuple[int, int] | None = None,
+        grayscale: bool = False,
+        codec: str | Sequence[str] = "raw",
+        quality: int | None = None,
         flatten: bool = False,
         render_mode: str | None = None,
         max_steps: int | None = None,
@@ -73,6 +82,10 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
         Args:
             robot: Constructed, not opened; ``close`` closes it.
             streams: See ``RemoteRobotEnv``.
+            image_size: See ``RemoteRobotEnv``.
+            grayscale: See ``RemoteRobotEnv``.
+            codec: See ``RemoteRobotEnv``; ``"auto"`` is raw here. What a codec loses is lost.
+            quality: See ``RemoteRobotEnv``.
             flatten: See ``RemoteRobotEnv``.
             render_mode: See ``RemoteRobotEnv``.
             max_steps: See ``RemoteRobotEnv``.
@@ -83,6 +96,7 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
             Exception: Whatever the robot's ``open`` raised.
         """
         check_render_mode(render_mode)
+        wishes = Wishes(streams, image_size, grayscale, codec, quality)
         self.render_mode = render_mode
         self._max_steps = check_steps(max_steps)
         self._loop: Loop | None = None
@@ -102,21 +116,29 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
         self._loop = loop
         try:
             loop.open()
-            self._set_up(loop.driver.spec, streams, flatten)
+            self._set_up(loop.driver.spec, wishes, flatten)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, spec: RobotSpec, streams: Sequence[str] | None, flatten: bool) -> None:
+    def _set_up(self, spec: RobotSpec, wishes: Wishes, flatten: bool) -> None:
+        asked = {
+            name: replace(request, codec="raw") if request.codec == AUTO else request
+            for name, request in resolve(spec, wishes).items()
+        }
+        check_codecs(asked, capabilities())
+        spec = requested(spec, asked)
         self._translator = Translator(
-            spec, streams=streams, flatten=flatten, render_mode=self.render_mode
+            spec, streams=wishes.names, flatten=flatten, render_mode=self.render_mode
         )
+        chosen = [spec.stream(name).array for name in self._translator.subscribed]
+        self._decode = KeptArrays(layout=Layout(chosen)).fill
         self.observation_space = self._translator.observation.space
         self.action_space = spec.action_space
         self.metadata = self._translator.metadata
         self._guard = ActionGuard(spec.action_space, spec.out_of_bounds)
         self._answers = EpisodeAnswers(spec)
-        self._watch = Watch(self._translator.subscribed)
+        self._watch = Watch.of(self._translator.subscribed, spec)
         self._episode = 0
         self._steps = 0
         self._named_dropped: set[str] = set()
@@ -212,12 +234,14 @@ class LocalRobotEnv(gymnasium.Env[Any, Any]):
 
     def _as_carried(self, done: Any) -> Any:
         """Return an answer as it would come out of the wire, with arrays of its own."""
-        return replace(
+        own = tuple(array.copy() for array in done.observation)
+        carried = replace(
             done,
             info=self._carry_info(done.info),
             remote=_carried(done.remote),
-            observation=tuple(array.copy() for array in done.observation),
+            observation=own,
         )
+        return self._decode(carried)
 
     def _carry_info(self, info: Mapping[str, Value]) -> Any:
         try:

@@ -175,6 +175,7 @@ class Loop:
                 self._hold_for_now()
             case HoldRequest(reason=EndReason() as reason):
                 self._end_episode(reason)
+                self.robot.set_view(None)  # nobody has it: nothing is encoded for nobody
         self._keep_time(time.monotonic())
         if self.showcase.has_changed():
             self.robot.set_subscribed(self.showcase.watched | frozenset(self.watch.streams))
@@ -262,6 +263,8 @@ class Loop:
         robot = self.robot
         self.watch = request.watch
         robot.set_subscribed(self.showcase.watched | frozenset(request.watch.streams))
+        request.watch.view.forget()
+        robot.set_view(request.watch.view)
         began_at = robot.now()
         info = self.driver.reset(
             request.seed,

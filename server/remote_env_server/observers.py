@@ -16,11 +16,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from remote_env.errors import AccessDeniedError, ConfigurationError, RobotFaultError
 from remote_env.protocol import Observation, Observe, Observing, Value
@@ -51,6 +52,7 @@ class _Observer:
         sent: What tells the observation that was sent last from others, or None.
         waiting: The same of one that was due and not sent, or None.
         dropped: Observations that were due and never sent.
+        episode: Which one was looked at last.
     """
 
     peer: Peer
@@ -59,6 +61,7 @@ class _Observer:
     sent: object = None
     waiting: object = None
     dropped: int = 0
+    episode: int = -1
 
     def drop_for(self, newer: object) -> None:
         """Count what was waiting, if it is not that very observation."""
@@ -77,14 +80,9 @@ class _Look:
     fields: Mapping[str, Field]
     remote: dict[str, Value]
 
-    def identity(self, streams: tuple[str, ...]) -> object:
+    def identity(self, chosen: Sequence[Field]) -> object:
         """Return what changes if and only if there is something new in these streams."""
-        sequences = tuple(f.sequence if (f := self.fields.get(n)) else 0 for n in streams)
-        return self.episode, self.step, sequences, self.remote
-
-    def has_any(self, streams: tuple[str, ...]) -> bool:
-        """Whether any of these streams has delivered."""
-        return any(n in self.fields and self.fields[n].sequence > 0 for n in streams)
+        return self.episode, self.step, tuple(f.sequence for f in chosen), self.remote
 
 
 class ObserverHub:
@@ -113,7 +111,7 @@ class ObserverHub:
         self._dropped_before = 0
 
     def _subscribed(self) -> frozenset[str]:
-        return frozenset(name for peer in self._observers for name in peer.streams)
+        return frozenset(name for peer in self._observers for name in peer.view.streams)
 
     def statistics(self) -> dict[str, Value]:
         """Return how many observers there are, and what was sent and dropped so far."""
@@ -202,12 +200,14 @@ class ObserverHub:
         now = time.monotonic()
         _, observer.due = observer.ticks.next_after(now)
         peer = observer.peer
-        look = self._look(peer.streams)
-        if look is None or not look.has_any(peer.streams):
+        view = peer.view
+        look = self._look(view.streams)
+        chosen = [] if look is None else self._choose(observer, look)
+        if look is None or not any(f.sequence > 0 for f in chosen):
             if observer.sent is None:  # the first one does not wait for a tick
                 observer.due = min(observer.due, now + _LOOK_AGAIN)
             return
-        identity = look.identity(peer.streams)
+        identity = look.identity(chosen)
         if identity == observer.sent:
             return
         observer.drop_for(identity)
@@ -215,8 +215,15 @@ class ObserverHub:
             observer.waiting = identity
             return
         observer.sent = identity
-        peer.show(self._message(look, peer.streams, observer.dropped))
+        peer.show(self._message(look, chosen, view.arrays_of(chosen), observer.dropped))
         self._sent += 1
+
+    def _choose(self, observer: _Observer, look: _Look) -> list[Field]:
+        view = observer.peer.view
+        if observer.episode != look.episode:
+            observer.episode = look.episode
+            view.forget()
+        return view.choose({n: look.fields.get(n) or self._blank(n) for n in view.streams})
 
     def _look(self, streams: tuple[str, ...]) -> _Look | None:
         """Return the newest observation; None if the control thread has to show it first."""
@@ -234,18 +241,19 @@ class ObserverHub:
         buffers = Robot.make_obs(control.robot).fields
         return _Look(*control.position, now, {**made_there, **buffers}, self._describe())
 
-    def _message(self, look: _Look, streams: tuple[str, ...], dropped: int) -> Observation:
-        fields = [look.fields.get(name) or self._blank(name) for name in streams]
+    def _message(
+        self, look: _Look, chosen: Sequence[Field], arrays: tuple[NDArray[Any], ...], dropped: int
+    ) -> Observation:
         return Observation(
             episode=look.episode,
             step=look.step,
             time=look.time,
             sent=time.monotonic(),
             dropped=dropped,
-            sequences=tuple(f.sequence for f in fields),
-            stamps=tuple(float(f.stamp) for f in fields),
+            sequences=tuple(f.sequence for f in chosen),
+            stamps=tuple(float(f.stamp) for f in chosen),
             remote=look.remote,
-            observation=tuple(f.array for f in fields),
+            observation=arrays,
         )
 
     def _blank(self, name: str) -> Field:

@@ -17,6 +17,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from remote_env.agreeing import read_requests
 from remote_env.errors import (
     AccessDeniedError,
     ActionRefusedError,
@@ -58,6 +59,7 @@ from remote_env.protocol import (
     Subscribed,
     drop_unsupported,
 )
+from remote_env.requesting import derived_arrays
 from remote_env.transport import FrameSink, join
 from remote_env_server.answers import EpisodeAnswers
 from remote_env_server.core import (
@@ -79,6 +81,7 @@ from remote_env_server.requests import (
     Watch,
 )
 from remote_env_server.resetting import check_options
+from remote_env_server.views import View
 from remote_env_server.visit import refuse_noise
 
 if TYPE_CHECKING:
@@ -112,7 +115,7 @@ class Peer:
         self._session = session
         self._sink: FrameSink | None = sink
         self._lock = threading.Lock()
-        self._watch = Watch(session.welcome.subscribed)
+        self._watch = Watch.of(session.welcome.subscribed)
         self._may_control = hello.role == "control"
         self._was_refused = False
         self._said_goodbye = False
@@ -129,9 +132,9 @@ class Peer:
         return self._may_control
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """What it is subscribed to."""
-        return self._watch.streams
+    def view(self) -> View:
+        """What it is subscribed to, and how."""
+        return self._watch.view
 
     def welcome(self, hello: Hello, token: str) -> None:
         """Answer the hello."""
@@ -261,8 +264,12 @@ class Peer:
                 f"streams that do not exist or come twice: {unknown or list(message.streams)}; "
                 f"this robot offers {sorted(offered)}"
             )
-        watch = Watch(message.streams, _checked_ages(message), message.on_stale)
-        self._send(Subscribed(id=message.id, streams=message.streams))
+        spec = read_requests(self._session.spec, message)
+        watch = Watch.of(
+            message.streams, spec, max_ages=_checked_ages(message), on_stale=message.on_stale
+        )
+        derived = derived_arrays(spec, message.streams)
+        self._send(Subscribed(id=message.id, streams=message.streams, derived=derived))
         self._watch = watch
         self._answers.subscribe(message.streams, message.kept)
         self._shown = LeftOut(message.streams, message.kept)

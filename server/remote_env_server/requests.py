@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -11,8 +11,10 @@ from remote_env.errors import LeaseError, RemoteEnvError, ResetCancelledError
 from remote_env.protocol.records import record
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import EndReason, OnStale
+from remote_env.spec import RobotSpec
 from remote_env_server.buffers import Field
 from remote_env_server.robot import Outcome
+from remote_env_server.views import View
 
 __all__ = [
     "Breakdown",
@@ -57,11 +59,25 @@ class Watch:
         streams: By name.
         max_ages: By stream, where it is not what the robot declares, in seconds.
         on_stale: What a step does that finds an older one.
+        view: What is sent of them; of the control thread alone.
     """
 
     streams: tuple[str, ...] = ()
     max_ages: Mapping[str, float] = field(default_factory=dict)
     on_stale: OnStale = OnStale.TRUNCATE
+    view: View = field(default_factory=lambda: View(()))
+
+    @classmethod
+    def of(
+        cls,
+        streams: Sequence[str],
+        spec: RobotSpec | None = None,
+        *,
+        max_ages: Mapping[str, float] | None = None,
+        on_stale: OnStale = OnStale.TRUNCATE,
+    ) -> Watch:
+        """Return what a learner observes of a robot that is as it ``requested`` it, if it did."""
+        return cls(tuple(streams), max_ages or {}, on_stale, View(streams, spec))
 
 
 @record(frozen=True, slots=True)

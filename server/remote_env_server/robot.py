@@ -27,7 +27,7 @@ from remote_env.goals import GoalReward
 from remote_env.protocol.values import Value
 from remote_env.protocol.wiretypes import EndReason
 from remote_env.spec import ActionLimit, Mode, OutOfBounds, StreamSpec
-from remote_env_server.buffers import CameraBuffer, ProprioBuffer
+from remote_env_server.buffers import CameraBuffer, Preparing, ProprioBuffer
 from remote_env_server.configs import CameraConfig, ProprioConfig
 from remote_env_server.sensors import SensorThread
 from remote_env_server.snapshot import Snapshot, take_snapshot
@@ -395,6 +395,11 @@ class Robot:
     def set_subscribed(self, names: frozenset[str]) -> None:
         """Tell the robot which streams somebody wants; called by the server."""
         self._subscribed = names
+
+    def set_view(self, view: Preparing | None) -> None:
+        """Say who is to find the captures prepared, or None; called by the server."""
+        for buffer in self._cameras.values():
+            buffer.view = view
 
 
 def _given(data: ArrayLike, what: str) -> ArrayLike:

@@ -16,7 +16,9 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
+from remote_env.agreeing import capabilities
 from remote_env.errors import AccessDeniedError, ConfigurationError, LocalProtocolError
 from remote_env.protocol import Connection, Hello, Layouts, Limits, Value, Welcome, encode
 from remote_env.spec import Mode, RobotSpec
@@ -105,6 +107,7 @@ class RobotSession:
         welcome = self.spec.to_welcome(
             message_id=1, session="", server=version, frame_size=self.limits.frame_size
         )
+        welcome = replace(welcome, capabilities=capabilities())
         try:
             encode(welcome, Layouts())
         except LocalProtocolError as error:

@@ -49,7 +49,7 @@ from remote_env.protocol import (
 )
 from remote_env.spec import ActionLimit, Mode, OutOfBounds, RobotSpec, StreamKind, StreamSpec
 
-__all__ = ["GOAL_SPEC", "GOLDEN", "LAYOUTS", "SPEC"]
+__all__ = ["ENCODED_LAYOUTS", "GOAL_SPEC", "GOLDEN", "GOLDEN_ENCODED", "LAYOUTS", "SPEC"]
 
 _HEIGHT, _WIDTH = 4, 6
 
@@ -158,6 +158,12 @@ _OBSERVATION: Final = (
     np.arange(_HEIGHT * _WIDTH * 3, dtype=np.uint8).reshape(_HEIGHT, _WIDTH, 3),
 )
 
+# What a client asked for in place of what the robot has.
+_DERIVED: Final = (
+    ArraySpec("wrist_cam/depth", np.dtype(np.float32), (1, 2), "depth16"),
+    ArraySpec("wrist_cam/image", np.dtype(np.uint8), (1, 2, 1), "raw"),
+)
+
 # The name of a file is the number of the kind and what is special about the message.
 GOLDEN: Final[dict[str, Message]] = {
     "01-hello": Hello(
@@ -211,7 +217,23 @@ GOLDEN: Final[dict[str, Message]] = {
         on_stale=OnStale.RAISE,
         kept=("wrist_cam/depth",),
     ),
+    "03-subscribe-requests": Subscribe(
+        id=2,
+        streams=("joint_pos", "wrist_cam/depth", "wrist_cam/image"),
+        max_ages={},
+        on_stale=OnStale.FLAG,
+        kept=("wrist_cam/depth",),
+        requests={
+            "wrist_cam/depth": {"codec": "depth16", "every_n": 3, "max_rate": 12.5},
+            "wrist_cam/image": {"crop": [1, 0, 2, 4], "size": [1, 2], "grayscale": True},
+        },
+    ),
     "04-subscribed": Subscribed(id=2, streams=("wrist_cam/depth", "joint_pos")),
+    "04-subscribed-derived": Subscribed(
+        id=2,
+        streams=("joint_pos", "wrist_cam/depth", "wrist_cam/image"),
+        derived=_DERIVED,
+    ),
     "05-reset": Reset(id=3, seed=None, options=None, take=False, max_steps=None),
     "05-reset-options": Reset(
         id=2**40 + 1,
@@ -365,4 +387,43 @@ GOLDEN: Final[dict[str, Message]] = {
     ),
     "27-probe": Probe(id=12, size=4),
     "28-probed": Probed(id=12, padding=bytes(4)),
+}
+
+# Of a client that asked for depth as depth16: a row of unknown, two of 1 m, one of 2.5 m.
+ENCODED_LAYOUTS: Final = Layouts(
+    action=LAYOUTS.action,
+    observation=Layout(
+        [
+            _WELCOME.streams[0],
+            ArraySpec("wrist_cam/depth", np.dtype(np.float32), (_HEIGHT, _WIDTH), "depth16"),
+            _WELCOME.streams[1],
+        ]
+    ),
+)
+_DEPTH16: Final = "11000100 17e80100 11c40100 01170027 00030100 60090909 090909"
+
+GOLDEN_ENCODED: Final[dict[str, Message]] = {
+    "08-step-done-encoded": StepDone(
+        id=7,
+        episode=7,
+        step=4,
+        tick=1004,
+        time=123.7,
+        reward=0.5,
+        terminated=False,
+        truncated=False,
+        end_reason=None,
+        sequences=(528, 35, 528),
+        stamps=(123.699, 123.69, 123.699),
+        received=5122.3125,
+        sent=5122.34375,
+        durations=(),
+        info={},
+        remote={},
+        observation=(
+            _OBSERVATION[0],
+            np.frombuffer(bytes.fromhex(_DEPTH16), np.uint8),
+            _OBSERVATION[1],
+        ),
+    ),
 }

@@ -7,17 +7,18 @@ A golden frame that changes means that programs in the field no longer understan
 from pathlib import Path
 
 from remote_env.protocol import encode
-from tests.golden.expected import GOLDEN, LAYOUTS
+from tests.golden.expected import ENCODED_LAYOUTS, GOLDEN, GOLDEN_ENCODED, LAYOUTS
 
 
 def main() -> None:
     folder = Path(__file__).parent
     for old in folder.glob("*.bin"):
         old.unlink()
-    for name, message in GOLDEN.items():
-        frame = b"".join(encode(message, LAYOUTS))
-        (folder / f"{name}.bin").write_bytes(frame)
-        print(f"{name}.bin: {len(frame)} bytes")
+    for messages, layouts in ((GOLDEN, LAYOUTS), (GOLDEN_ENCODED, ENCODED_LAYOUTS)):
+        for name, message in messages.items():
+            frame = b"".join(encode(message, layouts))
+            (folder / f"{name}.bin").write_bytes(frame)
+            print(f"{name}.bin: {len(frame)} bytes")
 
 
 if __name__ == "__main__":

@@ -36,14 +36,15 @@ const CHANNEL = [KIND.Subscribe, KIND.Reset, KIND.Step]; // what is asked again,
 const OBSERVATIONS = [KIND.ResetDone, KIND.StepDone, KIND.Observation]; // section 5
 const TIMES = "sequences stamps received sent durations info remote";
 const SENT = inOrder({
-  1: "role token owner process client resume asking", 3: "streams max_ages on_stale kept",
+  1: "role token owner process client resume asking",
+  3: "streams max_ages on_stale kept requests",
   5: "seed options take max_steps", 7: "episode step tick dtypes", 9: "", 11: "", 13: "",
   15: "reason", 16: "request", 18: "reason", 20: "", 22: "", 24: "hz", 27: "size",
 });
 const RECEIVED = inOrder({
   2: "session resumed server spec_hash capabilities max_frame_size streams subscribed action "
     + "metadata",
-  4: "streams",
+  4: "streams derived",
   6: `episode tick time ${TIMES}`,
   8: `episode step tick time reward terminated truncated end_reason ${TIMES} unchanged`,
   10: "", 12: "time", 14: "code message retryable", 15: "reason", 17: "fraction text", 19: "",
@@ -102,14 +103,12 @@ function toHeader(kind, fields) {
   return names.map((name) => fields[name]);
 }
 
-/** The header to fields by name, and what the free arrays are, which may follow: section 6. */
+/** The header to fields by name, and what stands behind them: sections 5 and 6. */
 function fromHeader(kind, header) {
-  const names = RECEIVED[kind], more = Array.isArray(header) && header.length - names.length;
-  demand(more === 0 || more === 1, `message ${kind} without an array of ${names.length} values`);
+  const names = RECEIVED[kind], more = Array.isArray(header) ? header.length - names.length : -1;
+  demand(more >= 0 && more <= 2, `message ${kind} without an array of ${names.length} values`);
   const fields = Object.fromEntries(names.map((name, index) => [name, header[index]]));
-  const described = more ? header.at(-1) : [];
-  demand(Array.isArray(described) && described.length >= more, "free arrays that are none");
-  return { fields, described };
+  return { fields, surplus: header.slice(names.length) };
 }
 
 /** A message to bytes; `arrays` are Uint8Arrays in the order of the payload. */
@@ -131,7 +130,10 @@ export function encodeFrame(kind, id, fields, arrays = [], version = WIRE_VERSIO
   return frame;
 }
 
-/** Bytes to a message; `observed` are the [name, dtype, shape] of the agreed arrays, section 5. */
+/**
+ * Bytes to a message; `observed` are the [name, dtype, shape] of the agreed arrays, section 5, and
+ * [name, dtype, shape, codec] of those that are encoded: these stay the bytes that they are.
+ */
 export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   const frame = new Uint8Array(buffer, byteOffset, length); // no Buffer, which JSON shows oddly
   demand(Buffer.from(MAGIC).equals(frame.subarray(0, 3)), "this is no robot server");
@@ -146,13 +148,25 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   demand(size <= MAX_HEADER && frame.length === start + payload, "a frame of the wrong length");
   demand(kind in RECEIVED, `message ${kind} from a server`);
   const header = decoder.decode(frame.subarray(PREFIX, PREFIX + size));
-  const { fields, described } = fromHeader(kind, header);
+  const { fields, surplus } = fromHeader(kind, header);
   // Section 4: first the agreed arrays, then the free ones, each at a multiple of 64.
   // Section 5: those that are unchanged are left out, for a client that keeps them.
   const leftOut = new Set(fields.unchanged ?? []), isObserved = OBSERVATIONS.includes(kind);
   const agreed = isObserved ? observed.filter((_, index) => !leftOut.has(index)) : [];
+  const encoded = agreed.filter(isEncoded);
+  const sizes = encoded.length ? surplus.shift() : [];
+  const isOne = surplus.length === 1 && Array.isArray(surplus[0]) && surplus[0].length > 0;
+  demand(Array.isArray(sizes) && sizes.length === encoded.length, "encoded arrays without sizes");
+  demand(surplus.length === 0 || isOne, "free arrays that are none");
+  const described = surplus[0] ?? [];
+  const bytes = sizes.map(Number);
+  encoded.forEach(([, dtype, shape], index) => {
+    const most = 2 * elements(shape.map(Number)) * DTYPES[dtype].BYTES_PER_ELEMENT + 4096;
+    demand(bytes[index] >= 1 && bytes[index] <= most, "an encoded array of a wrong size");
+  });
+  const what = agreed.map((spec) => isEncoded(spec) ? ["|u1", [bytes.shift()]] : spec.slice(1));
   let end = 0;
-  const arrays = [...agreed.map(([, ...what]) => what), ...described].map(([dtype, shape]) => {
+  const arrays = [...what, ...described].map(([dtype, shape]) => {
     const offset = alignUp(end);
     end = offset + elements(shape.map(Number)) * DTYPES[dtype].BYTES_PER_ELEMENT;
     demand(end <= payload, "a payload that is too short");
@@ -166,6 +180,8 @@ export function decodeFrame({ buffer, byteOffset, length }, observed = []) {
   }
   return { kind, id: Number(view.getBigUint64(16, true)), fields };
 }
+
+const isEncoded = ([, , , codec = "raw"]) => codec !== "raw";
 
 // --------------------------------------------------------------------------------- the client
 
@@ -189,11 +205,13 @@ export class RobotClient {
 
   /**
    * Chooses the arrays of later observations; possible before the first reset (section 5).
-   * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise".
+   * `maxAges` are seconds by stream; `onStale` is "flag", "truncate" or "raise"; `requests` say
+   * by stream what is wanted otherwise. What is encoded comes as its bytes.
    */
-  async subscribe(streams, { maxAges = {}, onStale = "flag" } = {}) {
-    const fields = { streams, max_ages: maxAges, on_stale: onStale, kept: [] };
-    this.#observe((await this.#request("Subscribe", fields)).streams);
+  async subscribe(streams, { maxAges = {}, onStale = "flag", requests = {} } = {}) {
+    const fields = { streams, max_ages: maxAges, on_stale: onStale, kept: [], requests };
+    const subscribed = await this.#request("Subscribe", fields);
+    this.#observe(subscribed.streams, subscribed.derived);
   }
 
   /** Begins an episode and takes the lease. Options are free-form, without arrays. */
@@ -334,8 +352,9 @@ export class RobotClient {
     }
   }
 
-  #observe(names) {
-    const streams = new Map(this.welcome.streams.map((stream) => [stream[0], stream]));
+  #observe(names, derived = []) {
+    const all = [...this.welcome.streams, ...derived];
+    const streams = new Map(all.map((stream) => [stream[0], stream]));
     this.#observed = names.map((name) => streams.get(name));
   }
 

@@ -100,6 +100,7 @@ VALID = {
     "list of uint": [],
     "list of float": [],
     "list of [name, dtype, shape]": [],
+    "list of [name, dtype, shape, codec]": [],
     '"control" or "observe"': "observe",
     "end reason or nil": None,
     "on-stale policy": "raise",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from remote_env.protocol import MESSAGES, ArraySpec, EndReason, Message, OnStale, Step
-from remote_env.protocol.arrays import DTYPES
+from remote_env.protocol.arrays import CODECS, DTYPES
 from remote_env.protocol.messages import arrays_field, wire_fields
 from tests.golden.expected import LAYOUTS
 
@@ -19,6 +19,7 @@ dtypes = st.sampled_from(list(DTYPES.values()))
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 arrays = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, shapes))
 array_specs = st.builds(ArraySpec, texts, dtypes, shapes)
+encoded_specs = st.builds(ArraySpec, texts, dtypes, shapes, st.sampled_from(CODECS))
 
 
 @st.composite
@@ -68,6 +69,7 @@ _BY_WIRE_TYPE = {
     "list of uint": _tuples(uints),
     "list of float": _tuples(st.floats()),
     "list of [name, dtype, shape]": _tuples(array_specs),
+    "list of [name, dtype, shape, codec]": _tuples(encoded_specs),
     '"control" or "observe"': st.sampled_from(["control", "observe"]),
     "end reason or nil": st.none() | st.sampled_from(EndReason),
     "on-stale policy": st.sampled_from(OnStale),

@@ -7,8 +7,9 @@ import pytest
 
 import tests.golden
 from remote_env.protocol import MESSAGES
+from remote_env.protocol.compressing import decode_array
 from remote_env.spec import RobotSpec
-from tests.golden.expected import GOAL_SPEC, GOLDEN, SPEC
+from tests.golden.expected import ENCODED_LAYOUTS, GOAL_SPEC, GOLDEN, GOLDEN_ENCODED, SPEC
 from tests.protocol.exactly import exactly
 from tests.protocol.frames import frame_of, read
 
@@ -31,7 +32,21 @@ def test_what_was_read_is_written_with_the_same_bytes(name):
 
 def test_there_is_a_golden_frame_for_every_message_and_none_too_many():
     assert {type(message) for message in GOLDEN.values()} == set(MESSAGES.values())
-    assert {path.stem for path in FOLDER.glob("*.bin")} == set(GOLDEN)
+    assert {path.stem for path in FOLDER.glob("*.bin")} == {*GOLDEN, *GOLDEN_ENCODED}
+
+
+@pytest.mark.parametrize("name", GOLDEN_ENCODED)
+def test_a_golden_frame_with_an_encoded_array_holds_its_bytes(name):
+    message = read(golden(name), ENCODED_LAYOUTS)
+    assert exactly(message) == exactly(GOLDEN_ENCODED[name])
+    assert bytes(frame_of(message, ENCODED_LAYOUTS)) == golden(name)
+
+
+def test_the_encoded_array_of_a_golden_frame_is_what_its_comment_says():
+    _, encoded, _ = read(golden("08-step-done-encoded"), ENCODED_LAYOUTS).observation
+    depth = np.empty((4, 6), np.float32)
+    decode_array(ENCODED_LAYOUTS.observation[1], encoded, depth)
+    assert depth.tolist() == [[0.0] * 6, [1.0] * 6, [1.0] * 6, [2.5] * 6]
 
 
 @pytest.mark.parametrize(
