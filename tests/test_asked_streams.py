@@ -425,6 +425,22 @@ def test_a_codec_that_the_robot_lacks_is_named(bare_server, connect):
     connect(bare_server.url, **SMALL, grayscale=True).reset()  # that needs no library
 
 
+def test_the_robots_side_refuses_a_codec_that_it_lacks(serve, monkeypatch):
+    observer = RawObserver(serve(Looker()).url)
+    wish = {"max_ages": {}, "on_stale": OnStale.FLAG}
+    jpeg = {"cam/image": {"codec": "jpeg"}}
+    monkeypatch.setattr(compressing.importlib.util, "find_spec", lambda name: None)
+    available_codecs.cache_clear()
+    try:
+        with pytest.raises(ConfigurationError, match="needs simplejpeg"):
+            observer.ask(Subscribe(2, streams=("cam/image",), **wish, requests=jpeg))
+    finally:
+        monkeypatch.undo()
+        available_codecs.cache_clear()
+    observer.ask(Subscribe(3, streams=("cam/image",), **wish, requests=jpeg))
+    observer.close()
+
+
 def test_a_codec_that_the_learner_lacks_is_named(serve, monkeypatch):
     url = serve(Looker()).url
     monkeypatch.setattr(compressing.importlib.util, "find_spec", lambda name: None)
