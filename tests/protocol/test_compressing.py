@@ -171,7 +171,14 @@ def test_a_progressive_jpeg_is_not_decoded(monkeypatch):
     assert_refused(PICTURE, JPEG.replace(b"\xff\xc0", b"\xff\xc2", 1))
 
 
-@pytest.mark.parametrize("hidden", [b"\xff\xd0", b"\xff\x01", b"\xff\xff", b"\xff\xd8", b"\x00"])
+# A marker without a length, then what a decoder takes for another frame and we took for a length.
+SECOND_FRAME = b"\xff\xd0\xff\xc0" + bytes(0xFFC0 - 2)
+PROGRESSIVE = b"\xff\xc2\x00\x11" + bytes(15)
+
+
+@pytest.mark.parametrize(
+    "hidden", [SECOND_FRAME, PROGRESSIVE, b"\xff\xd0", b"\xff\xff", b"\xff\xd8", b"\x00"]
+)
 def test_nothing_can_be_hidden_in_front_of_the_picture(hidden, monkeypatch):
     monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
     at = JPEG.index(b"\xff\xc0")

@@ -108,6 +108,15 @@ def test_a_rate_is_held_on_average_also_by_a_camera_that_jitters(camera, rate, e
     assert len(chosen) == pytest.approx(30 * expected, abs=2)
 
 
+def test_a_capture_that_comes_a_little_early_is_not_left_out(camera):
+    view = view_of(cam_image={"max_rate": 10.0})
+    jitter = np.random.default_rng(0).uniform(-0.002, 0.002, 300)
+    chosen = {
+        seen(view, camera.shoot(stamp=number / 30 + late)) for number, late in enumerate(jitter)
+    }
+    assert set(np.diff(sorted(chosen))) == {3}
+
+
 def test_a_rate_is_exact_in_simulated_time(camera):
     view = view_of(cam_image={"max_rate": 10.0})
     numbers = [seen(view, camera.shoot(stamp=i * 0.05)) for i in range(9)]
