@@ -17,22 +17,28 @@ import os
 import platform
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 import remote_env
-from benchmarks.step import PAYLOADS, REQUEST, Rig, Sizes, set_congestion
+from benchmarks.machine import tune
+from benchmarks.payloads import PAYLOADS, Rig, Sizes
+from benchmarks.peers.raw_tcp import REQUEST
 from remote_env.protocol.codec import Buffer
 from remote_env.transport import FrameSink, Link, connect, websocket_listener
 from remote_env_server import RobotServer
 
 # Goal 26 of the performance goals is about eight VGA cameras with depth, 17.2 MB.
 CAMERAS: dict[str, Sizes] = {
-    **{name: sizes for name, sizes in PAYLOADS.items() if not name.startswith("P0")},
+    **{name: sizes for name, sizes in PAYLOADS.items() if name != "P0"},
     "8 VGA with depth": ((480, 640, True),) * 8,
 }
 # Whether a robot is served at a path, and whether memory is shared.
@@ -69,7 +75,9 @@ def serve(pipe: Connection, sizes: Sizes) -> None:
         urls: dict[str, str] = {}
         for way, (is_unix, _) in WAYS.items():
             path = f"{folder}/{len(urls)}.sock" if is_unix else None
-            server = RobotServer(Rig(sizes), port=0, unix_path=path, latch_file=False)
+            server = RobotServer(
+                Rig(sizes), port=0, unix_path=path, latch_file=False, mode="lockstep"
+            )
             urls[way] = stack.enter_context(server).url
         size = sum(map(len, Answering(None, sizes).pictures))  # type: ignore[arg-type]
         frames = websocket_listener("127.0.0.1", 0, max_frame_size=1 << 20, max_reply_size=size)
@@ -77,10 +85,10 @@ def serve(pipe: Connection, sizes: Sizes) -> None:
         stack.callback(frames.stop)
         urls["frames"] = frames.url
         raw = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        set_congestion(raw)
+        tune(raw)
         pipe.send((urls, raw.getsockname()[1]))
         peer, _ = raw.accept()
-        set_congestion(peer)
+        tune(peer)
         reply = bytes(int.from_bytes(peer.recv(8, socket.MSG_WAITALL), "little"))
         while peer.recv(REQUEST, socket.MSG_WAITALL):
             peer.sendall(reply)
@@ -122,7 +130,7 @@ def measure(sizes: Sizes, seconds: float) -> dict[str, dict[str, float]]:
     with contextlib.ExitStack() as stack:
         urls, port = stack.enter_context(rigs(sizes))
         raw = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        set_congestion(raw)
+        tune(raw)
         envs = {
             way: stack.enter_context(environment(urls[way], shares=shares))
             for way, (_, shares) in WAYS.items()

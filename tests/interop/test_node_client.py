@@ -521,7 +521,8 @@ def test_the_server_reads_what_node_writes(script):
           asking: 8, resume: "s", client: "c", process: "p", owner: "o", token: null,
           role: "observe",
         });
-        hex(KIND.Subscribe, 3, { streams: ["a"], max_ages: { a: 2 }, on_stale: "raise", kept: [] });
+        hex(KIND.Subscribe, 3, { streams: ["a"], max_ages: { a: 2 }, on_stale: "raise", kept: [],
+          requests: {} });
         hex(KIND.Reset, 4, { seed: 5, options: { a: [1] }, take: true, max_steps: 7 });
         hex(KIND.Step, 5, { episode: 1, step: 2, tick: 3, dtypes: [] });
         hex(KIND.Bye, 0, { reason: "done" });

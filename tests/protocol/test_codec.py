@@ -568,9 +568,9 @@ def test_there_are_exactly_as_many_values_as_the_message_has_fields(cls, wrong):
 
     assert is_message(read(packed_frame(cls.KIND, values), Layouts()))
     assert is_message(read(packed_frame(cls.KIND, [*values, ONE_ARRAY]), Layouts()))
-    with pytest.raises(
-        RemoteProtocolError, match=rf"{len(values)} fields(, not| a {cls.__name__})"
-    ):
+    # Before what follows the fields is looked at, the fields themselves may be found wrong.
+    complaint = rf"{len(values)} fields(, not| a {cls.__name__})|dtypes must name"
+    with pytest.raises(RemoteProtocolError, match=complaint):
         read(packed_frame(cls.KIND, wrong), Layouts())
 
 
