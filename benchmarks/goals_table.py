@@ -68,6 +68,7 @@ _ALL: Final = (
     _least("7s P0", "gRPC stream / ours", 2, 2.6),
     _least("8 P1", "one-way stream to an observer / raw TCP, bytes per second", 0.9, 0.97),
     _least("8 P2", "one-way stream to an observer / raw TCP, bytes per second", 0.9, 0.97),
+    Goal("9 P2", "step through shared memory / raw TCP, the same bytes", 0.5, 0.3),
     Goal("10 P2", "CPU of both ends for a step / raw TCP's", 1.4, 1.15),
     Goal("17", "snapshot of all of P2 under the locks, p50", 5, 1.5, "us"),
     Goal("18", "a sensor's wait for the lock, reader in a tight loop, p99", 50, 15, "us"),
@@ -83,6 +84,7 @@ _ALL: Final = (
     Goal("25 P0", "to encode and decode an answer, beside what goes to the socket", 10, 3, "us"),
     Goal("25 P2", "to encode and decode an answer, beside what goes to the socket", 10, 6, "us"),
     Goal("26", "a step with 8 VGA RGB-D cameras (17.2 MB) over TCP, p50", 8, 6.5, "ms"),
+    Goal("26 host", "the same through shared memory, p50", 4, 2, "ms"),
     _least("27", "100 Hz of actions beside that stream at 30 Hz: kept", 99, 99.9, "%"),
     Goal("28 steps", "growth of memory for 1e6 steps, the worse end", 1, 1, "MB"),
     Goal("28 peers", "memory for a stalled VGA connection; 3 frames and 1 MiB", 3.64, 3.64, "MiB"),
@@ -90,10 +92,8 @@ _ALL: Final = (
 GOALS: Final[dict[str, Goal]] = {goal.key: goal for goal in _ALL}
 
 NOT_HERE: Final = {
-    "9": "shared memory on one host; `benchmarks/same_host.py` where there is one",
     "11 to 16": "many robots from one process: `benchmarks/vector_step.py` has the robots that "
     "there are; the goals belong to the work on that",
-    "26 on one host": "as 9",
 }
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.payloads import Arrays
 
-__all__ = ["OURS", "PEERS", "RAW", "Peer", "Step", "Tell", "all_needs"]
+__all__ = ["OURS", "PEERS", "RAW", "SHARED", "Peer", "Step", "Tell", "all_needs"]
 
 Step: TypeAlias = Callable[[NDArray[Any]], Arrays]
 Tell: TypeAlias = Callable[[Any], None]
@@ -75,9 +75,17 @@ RAW: Final = Peer(
 OURS: Final = Peer(
     "ours",
     "ours",
-    "`RemoteRobotEnv(url).step(action)`: action guard, lease, `info` and owned, writable arrays",
+    "`RemoteRobotEnv(url).step(action)`: action guard, lease, `info` and owned, writable arrays; "
+    "over TCP, `REMOTE_ENV_SHARED_MEMORY=0`",
+)
+SHARED: Final = Peer(
+    "ours, shared memory",
+    "ours",
+    "the same, as it is when learner and robot are on one machine",
+    options={"shares": True},
 )
 _ALL = (
+    SHARED,
     Peer(
         "openpi's way",
         "openpi",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,16 +56,25 @@ def sizes_of(observation: Arrays) -> Sizes:
     return tuple(sizes)
 
 
-def serve(tell: Tell, observation: Arrays, beside: str = "") -> None:
+def _share(is_allowed: bool) -> None:
+    """Allow shared memory, or not: over TCP is how others are compared with."""
+    os.environ["REMOTE_ENV_SHARED_MEMORY"] = str(int(is_allowed))
+
+
+def serve(tell: Tell, observation: Arrays, beside: str = "", *, shares: bool = False) -> None:
     """Serve the rig."""
+    _share(shares)
     with RobotServer(ROBOTS[beside](sizes_of(observation)), port=0, mode="lockstep") as server:
         tell(server.url)
         threading.Event().wait()
 
 
 @contextlib.contextmanager
-def connect(address: str, observation: Arrays, beside: str = "") -> Iterator[Step]:
+def connect(
+    address: str, observation: Arrays, beside: str = "", *, shares: bool = False
+) -> Iterator[Step]:
     """Step the environment."""
+    _share(shares)
     env = remote_env.RemoteRobotEnv(address, streams=list(observation), connect_timeout=20.0)
     env.reset()
 

@@ -136,10 +136,10 @@ def test_the_payload_of_the_test_above_is_right_with_right_sizes(more):
 
 
 def test_true_is_no_size():
-    header = header_of(step_done(())) | {"sizes": [16, 1]}
-    assert read(packed_frame(StepDone.KIND, header, bytes(129)), LAYOUTS)
+    done = step_done(())
+    assert read(packed_frame(StepDone.KIND, header_of(done, [16, 1]), bytes(129)), LAYOUTS)
     with pytest.raises(RemoteProtocolError, match="not True"):
-        read(packed_frame(StepDone.KIND, header | {"sizes": [16, True]}, bytes(129)), LAYOUTS)
+        read(packed_frame(StepDone.KIND, header_of(done, [16, True]), bytes(129)), LAYOUTS)
 
 
 @pytest.mark.parametrize("sizes", [[], [1], 0])
