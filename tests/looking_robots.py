@@ -1,6 +1,5 @@
 """A robot whose camera sees something else in each capture, and knows where it is."""
 
-import threading
 from typing import ClassVar
 
 import numpy as np
@@ -43,7 +42,6 @@ class Looker(Robot):
         super().__init__()
         self.captures = 0
         self.steps = 0
-        self.threads = set()
 
     def camera_configs(self):
         return [CameraConfig("cam", HEIGHT, WIDTH, has_depth=True, hz=self.camera_hz, max_age=5.0)]
@@ -56,7 +54,6 @@ class Looker(Robot):
             self.start_sensor("cam", self.look, hz=self.camera_hz)
 
     def look(self):
-        self.threads.add(threading.get_ident())
         self.captures += 1
         self.update_camera("cam", **capture(self.captures))
 

@@ -322,6 +322,17 @@ def test_an_observer_has_its_own_rate_and_nothing_new_is_nothing_sent(serve, con
     assert numbers == [1, 1, 1, 4, 4, 4, 7]
 
 
+def test_an_observer_gets_the_first_picture_of_every_episode(serve, connect):
+    server = serve(Looker())
+    env = connect(server.url, streams=["steps"])
+    env.reset()
+    with observe(server.url, hz=1000, streams={"cam/image": StreamRequest(every_n=99)}) as seen:
+        assert next(seen).sequences["cam/image"] == 1
+        env.step(STEP)
+        env.reset()
+        wait_for(lambda: (found := next(seen)).episode == 2 and found.sequences["cam/image"] == 3)
+
+
 # Safety first
 
 
@@ -477,6 +488,8 @@ def test_a_robot_that_understands_something_else_is_not_believed(serve, monkeypa
     monkeypatch.setattr("remote_env_server.peer.derived_arrays", lambda spec, names: ())
     with pytest.raises(RemoteProtocolError, match="install the same release"):
         RemoteRobotEnv(server.url, **SMALL)
+    with pytest.raises(RemoteProtocolError, match="install the same release"):
+        next(observe(server.url, **SMALL))
 
 
 def test_damaged_pictures_end_the_session_with_a_protocol_error(serve, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sample_robots
 from gymnasium import spaces
+from looking_robots import Looker, capture
 
 import tests.golden
 from remote_env.protocol import (
@@ -507,6 +508,29 @@ def test_node_writes_only_the_fields_of_the_message(script):
         """,
     )
     assert shown == ["protocol.local"] * 4
+
+
+def test_node_reads_what_it_asked_for_and_the_bytes_of_what_is_encoded(serve, script):
+    shown = script(
+        serve(Looker()).url,
+        """
+        const robot = await RobotClient.connect(url);
+        show(robot.welcome.capabilities);
+        const requests = {
+          "cam/image": { codec: "jpeg", quality: 70 }, "cam/depth": { crop: [0, 0, 40, 50] },
+        };
+        await robot.subscribe(["cam/image", "steps", "cam/depth"], { requests });
+        await robot.reset();
+        const { observation } = await robot.step([[0]]);
+        const [image, steps, depth] = observation.values();
+        show([...image.subarray(0, 3), ...image.subarray(-2)]);
+        show([image.constructor.name, steps[0], depth.length, depth[49]]);
+        await robot.close();
+        """,
+    )
+    assert shown[0] == ["codec.jpeg", "codec.depth16"]
+    assert shown[1] == [0xFF, 0xD8, 0xFF, 0xFF, 0xD9]
+    assert shown[2] == ["Uint8Array", 1, 40 * 50, pytest.approx(capture(2)["depth"][0, 49])]
 
 
 def test_the_server_reads_what_node_writes(script):
