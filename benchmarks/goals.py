@@ -50,7 +50,13 @@ from benchmarks.goals_table import (
     put_into_page,
     row,
 )
-from benchmarks.machine import describe, describe_in_words, enter_own_network, has_own_network
+from benchmarks.machine import (
+    describe,
+    describe_in_words,
+    enter_own_network,
+    has_own_network,
+    note_end,
+)
 from benchmarks.payloads import PAYLOADS
 from benchmarks.peers import OURS, PEERS, RAW, Peer, all_needs
 from benchmarks.reliability_rig import ServerProcess, quiet
@@ -371,6 +377,7 @@ def main() -> int:
         if options.quick:
             run = replace(run, **quick)
         rows = measure(run, options.only or list(PARTS))
+    note_end(facts)
     show(console, rows)
     console.print(markdown_of_peers(run.tables, run.missing), highlight=False, markup=False)
     console.print(_markdown_of_alone(run), highlight=False, markup=False)
