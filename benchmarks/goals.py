@@ -138,9 +138,8 @@ def _alone(run: Run, payload: str, *, seconds: float, **options: Any) -> Result:
 def _ratio(key: str, found: Result, one: Peer, other: Peer) -> Row:
     """Return the row of a goal that is a ratio, ours first in the table."""
     theirs = other if one is OURS else one
-    return row(
-        key, found.ratio(one.name, other.name), found.pair(OURS.name), found.pair(theirs.name)
-    )
+    value, rounds = found.ratio(one.name, other.name), found.ratios(one.name, other.name)
+    return row(key, value, found.pair(OURS.name), found.pair(theirs.name), rounds=rounds)
 
 
 def peer_goals(run: Run) -> Iterator[Row]:
