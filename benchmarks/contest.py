@@ -70,8 +70,11 @@ class Result:
 
     def ratio(self, one: str, other: str, which: str = "p50") -> float:
         """Return the median over the rounds of the ratio of two ways."""
-        ratios = [getattr(f[one], which) / getattr(f[other], which) for f in self.rounds]
-        return float(statistics.median(ratios))
+        return float(statistics.median(self.ratios(one, other, which)))
+
+    def ratios(self, one: str, other: str, which: str = "p50") -> tuple[float, ...]:
+        """Return the ratio of two ways in each round; where they differ, none can be trusted."""
+        return tuple(getattr(f[one], which) / getattr(f[other], which) for f in self.rounds)
 
     def values(self) -> dict[str, Any]:
         """Return it in plain values, in microseconds."""
@@ -88,7 +91,7 @@ class Result:
         if RAW.name in rows:
             for name, row in rows.items():
                 row["x_raw"] = self.ratio(name, RAW.name)
-                row["x_raw_rounds"] = [f[name].p50 / f[RAW.name].p50 for f in self.rounds]
+                row["x_raw_rounds"] = self.ratios(name, RAW.name)
         return rows
 
 

@@ -51,7 +51,13 @@ from benchmarks.goals_table import (
     put_into_page,
     row,
 )
-from benchmarks.machine import describe, describe_in_words, enter_own_network, has_own_network
+from benchmarks.machine import (
+    describe,
+    describe_in_words,
+    enter_own_network,
+    has_own_network,
+    note_end,
+)
 from benchmarks.payloads import PAYLOADS
 from benchmarks.peers import OURS, PEERS, RAW, SHARED, Peer, all_needs
 from benchmarks.reliability_rig import ServerProcess, quiet
@@ -139,9 +145,8 @@ def _alone(run: Run, payload: str, *, seconds: float, **options: Any) -> Result:
 def _ratio(key: str, found: Result, one: Peer, other: Peer) -> Row:
     """Return the row of a goal that is a ratio, ours first in the table."""
     theirs = other if one is OURS else one
-    return row(
-        key, found.ratio(one.name, other.name), found.pair(OURS.name), found.pair(theirs.name)
-    )
+    value, rounds = found.ratio(one.name, other.name), found.ratios(one.name, other.name)
+    return row(key, value, found.pair(OURS.name), found.pair(theirs.name), rounds=rounds)
 
 
 def peer_goals(run: Run) -> Iterator[Row]:
@@ -380,6 +385,7 @@ def main() -> int:
         if options.quick:
             run = replace(run, **quick)
         rows = measure(run, options.only or list(PARTS))
+    note_end(facts)
     show(console, rows)
     console.print(markdown_of_peers(run.tables, run.missing), highlight=False, markup=False)
     console.print(_markdown_of_alone(run), highlight=False, markup=False)

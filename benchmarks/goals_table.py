@@ -107,6 +107,7 @@ class Row:
         ours: Median and p99 in microseconds, or empty.
         other: The same of what it is compared with.
         note: Why it was not measured, or what one must know.
+        rounds: The value of each round, if there were several.
     """
 
     goal: Goal
@@ -114,6 +115,7 @@ class Row:
     ours: tuple[float, ...] = ()
     other: tuple[float, ...] = ()
     note: str = ""
+    rounds: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -130,6 +132,8 @@ class Row:
         goal = self.goal
         bounds = (f"{goal.sign} {goal.show(bound)}" for bound in (goal.must, goal.reach))
         value = self.note if self.value is None else goal.show(self.value)
+        if len(self.rounds) > 1:
+            value += f" ({_number(min(self.rounds))} to {_number(max(self.rounds))})"
         return goal.key, goal.text, *bounds, value, _pair(self.ours), _pair(self.other)
 
     def values(self) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class Row:
             "ours_us": list(self.ours),
             "other_us": list(self.other),
             "note": self.note,
+            "rounds": list(self.rounds),
         }
 
 
@@ -156,9 +161,11 @@ def row(
     ours: Sequence[float] = (),
     other: Sequence[float] = (),
     note: str = "",
+    rounds: Sequence[float] = (),
 ) -> Row:
     """Return what was measured of the goal with this key; times in seconds."""
-    return Row(GOALS[key], value, tuple(t * 1e6 for t in ours), tuple(t * 1e6 for t in other), note)
+    pairs = [tuple(t * 1e6 for t in pair) for pair in (ours, other)]
+    return Row(GOALS[key], value, pairs[0], pairs[1], note, tuple(rounds))
 
 
 def markdown(rows: Iterable[Row]) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "describe_in_words",
     "enter_own_network",
     "has_own_network",
+    "note_end",
     "pin",
     "tune",
 ]
@@ -134,6 +135,11 @@ def describe(packages: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+def note_end(facts: dict[str, Any]) -> None:
+    """Add what the load is now; up to two of it are the benchmark's own."""
+    facts["load at end"] = os.getloadavg()[0]
+
+
 def describe_in_words(facts: dict[str, Any]) -> str:
     """Return that as two sentences."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -142,9 +148,10 @@ def describe_in_words(facts: dict[str, Any]) -> str:
         if facts["own network namespace"]
         else "which those that can choose replace by reno"
     )
+    end = f" and {facts['load at end']:.1f} at the end" if "load at end" in facts else ""
     return (
         f"{facts['date']}: {facts['cpu']}, {facts['cores']} cores, load {facts['load']:.1f} at "
-        f"the beginning, {facts['kernel']}, {facts['libc']}, congestion control "
+        f"the beginning{end}, {facts['kernel']}, {facts['libc']}, congestion control "
         f"{facts['congestion control']} ({where}). "
         f"Python {facts['python']}, {versions}."
     )

@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.contest import contest
 from benchmarks.goals_table import put_into_page
-from benchmarks.machine import describe, describe_in_words, enter_own_network
+from benchmarks.machine import describe, describe_in_words, enter_own_network, note_end
 from benchmarks.observers import Cinema, watch
 from benchmarks.observers import measure as round_trips
 from benchmarks.payloads import Sizes, observation_of
@@ -264,6 +264,7 @@ def main() -> None:
         scale = Scale(seconds, rounds, lambda line: console.print(line, highlight=False))
         for name in options.only or PARTS:
             found[name] = PARTS[name](scale)
+        note_end(found["machine"])
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.docs:

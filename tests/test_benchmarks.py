@@ -95,6 +95,7 @@ def test_of_rounds_the_median_counts_and_the_ratio_is_of_one_round():
     assert found.figure("a") == 2.0
     assert found.figure("b") == 3.0
     assert found.ratio("b", "a") == 2.0  # of 2, 4 and 1; not 3 / 2
+    assert found.ratios("b", "a") == (2.0, 4.0, 1.0)
 
 
 @pytest.mark.parametrize("sizes", [*PAYLOADS.values(), SMALL])
@@ -126,6 +127,7 @@ def test_the_table_has_bounds_figures_verdicts_and_what_is_not_measured():
     assert "| 1 P2 | step / raw TCP, the same bytes | <= 1.4 | <= 1.1 | 1.23 |" in text
     assert "| 2,000 (3,000) | 1,000 (1,500) | met |" in text
     assert "| why |  |  | not measured |" in text
+    assert "| 2 (1 to 4) |" in markdown([row("1 P2", 2.0, rounds=(4.0, 2.0, 1.0))])
     assert all(key in text for key in NOT_HERE)
 
 
