@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--docs", action="store_true", help="write pictures and tables into docs/")
     parser.add_argument("--plot", action="store_true", help="measure nothing, draw the file again")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     if options.plot:
         found = json.loads(options.json.read_text())
     else:

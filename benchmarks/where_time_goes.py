@@ -356,7 +356,7 @@ def main() -> None:
     if os.environ.get("REMOTE_ENV_FAST") == "0":
         parser.error("only the fast lane is known here; unset REMOTE_ENV_FAST")
     enter_own_network()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     facts = describe()
     console.print(describe_in_words(facts), highlight=False)
     found = profile(PAYLOADS[options.payload], steps=options.steps, pinned=not options.free)
