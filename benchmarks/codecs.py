@@ -17,21 +17,25 @@ import json
 import multiprocessing
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.unchanged import Counting
 from remote_env import RobotClient, StreamRequest
 from remote_env.protocol.arrays import ArraySpec
 from remote_env.protocol.compressing import decode_array, encode_array
 from remote_env.spec import Mode
 from remote_env.testing import Direction, FaultProxy
-from remote_env.transport import Link
 from remote_env_server import CameraConfig, ProprioConfig, Robot, RobotServer
 
 CAMERA_HZ, CONTROL_HZ = 30.0, 100.0
@@ -108,23 +112,6 @@ class Rig(Robot):
 
     def hold(self) -> None:
         """Do nothing; it cannot move."""
-
-
-class Counting:
-    """A link that counts what it receives."""
-
-    def __init__(self, link: Link) -> None:
-        """Count from here on."""
-        self.link, self.received = link, 0
-
-    def receive(self, timeout: float) -> Any:
-        """Receive, and count."""
-        frame = self.link.receive(timeout)
-        self.received += len(frame)
-        return frame
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.link, name)
 
 
 def serve(pipe: Connection) -> None:
