@@ -17,8 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,27 +145,32 @@ class Field:
         )
 
 
-@record(frozen=True, slots=True)
+@dataclass(slots=True)
 class CameraRecord:
-    """The newest capture of a camera; immutable.
+    """The newest capture of a camera; nobody changes it.
 
     Attributes:
+        name: Of the camera.
         image: ``(height, width, channels)``.
         depth: ``(height, width)``, or None.
         intrinsics: ``(3, 3)`` float64.
         extrinsics: ``(4, 4)`` float64, camera-to-world.
+        streams: The fields by the names of their streams: made once, for all snapshots.
+        is_coherent: Whether all fields that were ever updated come from one capture.
     """
 
+    name: str
     image: Field
     depth: Field | None
     intrinsics: Field
     extrinsics: Field
+    streams: dict[str, Field] = field(init=False)
+    is_coherent: bool = field(init=False)
 
-    @property
-    def is_coherent(self) -> bool:
-        """Whether all fields that were ever updated come from one capture."""
-        stamps = {f.stamp for f in self.fields().values() if np.isfinite(f.stamp)}
-        return len(stamps) <= 1
+    def __post_init__(self) -> None:
+        fields = self.fields()
+        self.streams = {f"{self.name}/{key}": value for key, value in fields.items()}
+        self.is_coherent = len({f.stamp for f in fields.values() if math.isfinite(f.stamp)}) <= 1
 
     def fields(self) -> dict[str, Field]:
         """Return the fields by name."""
@@ -208,6 +213,7 @@ class CameraBuffer:
         self._pools = {name: SlotPool(*shape) for name, shape in shapes.items()}
         initial = {name: _read_only(pool.take()) for name, pool in self._pools.items()}
         self._record = CameraRecord(
+            config.name,
             image=Field(initial["image"]),
             depth=Field(initial["depth"]) if config.has_depth else None,
             intrinsics=_declared(config.intrinsics, 3),
@@ -247,7 +253,7 @@ class CameraBuffer:
             with self._lock:
                 record = self._record
                 if all(getattr(record, key) is getattr(before, key) for key in fields):
-                    self._record = replace(record, **fields)
+                    self._record = replace(record, **cast("dict[str, Any]", fields))
                     return
             before = record  # another thread has published the same field meanwhile
 

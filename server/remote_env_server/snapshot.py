@@ -50,8 +50,7 @@ def take_snapshot(
     incoherent = []
     for name, camera in cameras.items():
         record = camera.read()
-        for key, value in record.fields().items():
-            fields[f"{name}/{key}"] = value
+        fields.update(record.streams)
         if not record.is_coherent:
             incoherent.append(name)
     for name, proprio in proprios.items():
