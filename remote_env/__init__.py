@@ -25,6 +25,7 @@ from remote_env.errors import (
     RobotError,
     RobotFaultError,
     SensorError,
+    TooFewRobotsError,
     TransportError,
     UnknownOptionError,
     UnsupportedSpaceError,
@@ -43,6 +44,7 @@ from remote_env.spec import (
     StreamSpec,
 )
 from remote_env.timing import ClientStatistics
+from remote_env.vector import Ready, RemoteRobotVectorEnv
 
 __all__ = [
     "AccessDeniedError",
@@ -64,9 +66,11 @@ __all__ = [
     "Observer",
     "OnStale",
     "OutOfBounds",
+    "Ready",
     "RemoteEnvError",
     "RemoteProtocolError",
     "RemoteRobotEnv",
+    "RemoteRobotVectorEnv",
     "ResetCancelledError",
     "RobotClient",
     "RobotError",
@@ -75,6 +79,7 @@ __all__ = [
     "SensorError",
     "StreamKind",
     "StreamSpec",
+    "TooFewRobotsError",
     "TransportError",
     "UnknownOptionError",
     "UnsupportedSpaceError",
@@ -84,4 +89,8 @@ __all__ = [
     "release_stop",
 ]
 
-gymnasium.register(id="RemoteRobot-v0", entry_point="remote_env.env:RemoteRobotEnv")
+gymnasium.register(
+    id="RemoteRobot-v0",
+    entry_point="remote_env.env:RemoteRobotEnv",
+    vector_entry_point="remote_env.vector:RemoteRobotVectorEnv",
+)

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Final, Self, TypeAlias, TypeVar
 
 from remote_env.arguments import check_timeout
-from remote_env.asking import Answer
-from remote_env.channel import Channel
+from remote_env.asking import Answer, Waiting
 from remote_env.closing import close_soon, take_last_turn
 from remote_env.errors import DeadlineExceededError, LocalProtocolError, RemoteEnvError
 from remote_env.keeper import keep_alive, stop_keeping
+from remote_env.polling import PolledChannel
 from remote_env.protocol import Heartbeat, Message, Release
 from remote_env.protocol.records import record
 from remote_env.session import MakeHello
@@ -73,7 +73,7 @@ class SharedSession:
         check_timeout("connect_timeout", connect_timeout)
         self.url = url
         self._connect_timeout = connect_timeout
-        self._channel = Channel(url, make_hello, connect_timeout=connect_timeout)
+        self._channel = PolledChannel(url, make_hello, connect_timeout=connect_timeout)
         self._turns = Turns(url)
         self._spec_hash = ""
         self._may_hold_lease = False
@@ -194,7 +194,9 @@ class SharedSession:
         finally:
             self._note_end()
 
-    def _begin(self, what: str, make: Make, timeout: float) -> None:
+    def _begin(
+        self, what: str, make: Make, timeout: float, *, waiting: Waiting | None = None
+    ) -> None:
         """Ask, and leave the turn to ``_go_on``, after which ``_finish`` waits for the answer.
 
         Raises:
@@ -205,6 +207,8 @@ class SharedSession:
         left = self._turns.wait_for(what, timeout)
         try:
             self._begun = Begun(make, began_at, timeout)
+            if waiting is not None:
+                self._channel.waiting = waiting
             self._channel.begin(make, timeout=left)
             self._turns.park()
         except BaseException:
@@ -232,6 +236,58 @@ class SharedSession:
                 waited=self._connect_timeout,
             )
         raise LocalProtocolError(f"{what}() without a step that was sent; send one first")
+
+    def come(self) -> None:
+        """Be who waits for the answer to what was begun; then call ``poll``, or ``leave``.
+
+        Raises:
+            RemoteEnvError: If there is nothing such, or a heartbeat does not get through.
+        """
+        self._go_on("poll")
+        self._channel.come()
+
+    def leave(self) -> None:
+        """Do something else before it is answered; the lease is kept meanwhile."""
+        self._channel.leave()
+        self._turns.park()
+
+    def stop_polling(self) -> None:
+        """Give up what was begun if the calling thread has its turn, as Ctrl-C does in a call."""
+        if self._turns.is_mine:
+            try:
+                self._channel.close("interrupted")
+            finally:
+                self._turns.release()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether polling leads to nothing, because the link is lost: finish what was begun."""
+        return self._channel.is_broken
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether ``poll`` has something to take of which a selector does not know."""
+        return self._channel.has_unread
+
+    def fileno(self) -> int:
+        """Return what a selector waits for until ``poll`` may have more; -1 if nothing such."""
+        return self._channel.fileno()
+
+    def _poll(self, timeout: float) -> Answer | None:
+        """Return the answer to what was begun if it is here; has a turn until then.
+
+        Raises:
+            RemoteEnvError: As ``Channel.finish``.
+        """
+        try:
+            answer = self._channel.poll(timeout)
+        except BaseException:
+            self._turns.release()
+            self._note_end()
+            raise
+        if answer is not None:
+            self._turns.release()
+        return answer
 
     def _finish(self, timeout: float | None) -> Answer:
         """Wait for the answer to what was begun; has its turn back.

@@ -83,6 +83,7 @@ class Cutter:
             self.has_more = False
         else:
             self._start += size
+            self.has_more = self._start < self._end
             return self._ahead[self._start - header.length : self._start]
         return None
 
