@@ -99,7 +99,6 @@ class RobotClient(SharedSession):
         self._timed: tuple[float, ...] = ()
         self._timer = StepTimer()
         self._resets: set[threading.Event] = set()  # of those under way; set to cancel
-        self._cancel_begun = threading.Event()  # of the one that was begun
 
     def subscribe(
         self,
@@ -191,99 +190,6 @@ class RobotClient(SharedSession):
                 cancel.wait(_LEASE_RETRY)
         finally:
             self._resets.discard(cancel)
-
-    def begin_reset(
-        self,
-        *,
-        seed: int | None = None,
-        options: Mapping[str, Value] | None = None,
-        take: bool = False,
-        max_steps: int | None = None,
-        timeout: float = 120.0,
-        reconnect_timeout: float = SESSION_LASTS,
-    ) -> None:
-        """Ask for a reset, and do not wait for it: ``poll`` or ``finish_reset`` does.
-
-        Arguments are those of ``reset``. A lease that may be dead is not waited for.
-
-        Raises:
-            LocalProtocolError: If what was begun before was not finished.
-        """
-        number = check_seed(seed)
-        plain = None if options is None else dict(options)
-
-        def make(id: int) -> Reset:
-            return Reset(id, seed=number, options=plain, take=take, max_steps=max_steps)
-
-        self._may_hold_lease = True
-        self._cancel_begun = threading.Event()
-        self._resets.add(self._cancel_begun)
-        waiting = Waiting(self._log_progress, self._cancel_begun, reconnect_timeout)
-        try:
-            self._begin("reset", make, timeout, waiting=waiting)
-        except BaseException:
-            self._resets.discard(self._cancel_begun)
-            raise
-
-    def finish_reset(self) -> ResetDone:
-        """Return what came of the reset that ``begin_reset`` asked for.
-
-        Raises:
-            LocalProtocolError: If there is none.
-            RemoteEnvError: As ``reset``.
-        """
-        self._go_on("finish_reset")
-        try:
-            return self._note(self._finish(None), ResetDone)
-        finally:
-            self._forget_begun()
-            self._turns.release()
-
-    def _forget_begun(self) -> None:
-        self._resets.discard(self._cancel_begun)
-        self._channel.waiting = Waiting()  # that one may refer to us
-
-    def poll(self, timeout: float = 0.0) -> StepDone | ResetDone | None:
-        """Return what came of what was begun, if it is here; to be called after ``come``.
-
-        Args:
-            timeout: How long to wait for something to come in, in seconds.
-
-        Returns:
-            None if it is not here; then call ``poll`` again, or ``leave``. Once it is, the
-            turn is over.
-
-        Raises:
-            RemoteEnvError: As ``finish_step`` and ``finish_reset``; the turn is over.
-        """
-        begun = self._begun
-        try:
-            answer = self._poll(timeout)
-        except ActionRefusedError as error:
-            assert begun is not None
-            self._ask_soon_again(begun, error)
-            return None
-        except BaseException:
-            self._forget_begun()
-            raise
-        if answer is None:
-            return None
-        if type(answer.message) is ResetDone:
-            self._forget_begun()
-            return self._note(answer, ResetDone)
-        return self._note(answer, StepDone)
-
-    def _ask_soon_again(self, begun: Begun, error: ActionRefusedError) -> None:
-        """As ``_step_again``, and do not wait for the answer.
-
-        Raises:
-            ActionRefusedError: If it was late, or refused for something else.
-        """
-        age = time.monotonic() - begun.at
-        if error.code != "robot.action.expired" or age > self.spec.action_lifetime:
-            raise error
-        self._begin("step", begun.make, max(begun.timeout - age, 0.001))
-        self.come()
 
     def _reset_once(self, make: Make, waiting: Waiting, deadline: float) -> ResetDone:
         self._check_process()

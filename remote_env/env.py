@@ -75,6 +75,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as in gymnasium.Env)
+    _make_client: type[RobotClient] = RobotClient
 
     def __init__(
         self,
@@ -174,7 +175,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             self._server = start_embedded(robot or "double-pendulum")
             weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
             url = self._server.url
-        self._client = RobotClient(
+        self._client = self._make_client(
             url, token=token, owner=owner, connect_timeout=connect_timeout, copy=copy
         )
         deadline = time.monotonic() + connect_timeout

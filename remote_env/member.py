@@ -26,6 +26,7 @@ from remote_env.errors import (
     RemoteEnvError,
     TransportError,
 )
+from remote_env.polled_client import PolledClient
 from remote_env.protocol import ResetDone, StepDone, Value
 from remote_env.resuming import RobotLostError
 from remote_env.translation import Arrays
@@ -77,6 +78,9 @@ class Member(RemoteRobotEnv):
         task: What it was asked for.
         deadline: Until when that is to be done, on ``time.monotonic``, in seconds.
     """
+
+    _make_client = PolledClient
+    _client: PolledClient
 
     def __init__(
         self, url: str | None, options: Mapping[str, Any], *, wake: Callable[[], None]
@@ -152,7 +156,11 @@ class Member(RemoteRobotEnv):
         self.task = Task.RESET
         self.deadline = time.monotonic() + self._reset_timeout
         if self._client.is_connected:
-            self._recovery.begin_reset(**self._given)
+            self._client.begin_reset(
+                **self._given,
+                timeout=self._reset_timeout,
+                reconnect_timeout=self._reconnect_timeout,
+            )
         else:
             self._start(self._reset_in_full)
 

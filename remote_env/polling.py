@@ -68,6 +68,8 @@ class PolledChannel(Channel):
             return None
         try:
             answer = self._look(asked, self._vigil, timeout)
+            while answer is None and self.has_unread:  # it came with what was not it
+                answer = self._look(asked, self._vigil, 0.0)
             if answer is not None and self._is_given_up:
                 self.close(CLOSED)
         except (ConnectionLostError, RemoteProtocolError) as error:

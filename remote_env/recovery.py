@@ -124,24 +124,6 @@ class Recovery:
         if not self._client.is_connected:
             self._reconnect(time.monotonic() + self._reconnect_timeout)
 
-    def begin_reset(
-        self,
-        *,
-        seed: int | None,
-        options: Mapping[str, Value] | None,
-        take: bool,
-        max_steps: int | None,
-    ) -> None:
-        """Ask for a reset, of a robot that is connected, and do not wait for it."""
-        self._client.begin_reset(
-            seed=seed,
-            options=options,
-            take=take,
-            max_steps=max_steps,
-            timeout=self._reset_timeout,
-            reconnect_timeout=self._reconnect_timeout,
-        )
-
     def _reconnect(self, deadline: float) -> None:
         """Connect, with patience.
 

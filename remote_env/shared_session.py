@@ -237,58 +237,6 @@ class SharedSession:
             )
         raise LocalProtocolError(f"{what}() without a step that was sent; send one first")
 
-    def come(self) -> None:
-        """Be who waits for the answer to what was begun; then call ``poll``, or ``leave``.
-
-        Raises:
-            RemoteEnvError: If there is nothing such, or a heartbeat does not get through.
-        """
-        self._go_on("poll")
-        self._channel.come()
-
-    def leave(self) -> None:
-        """Do something else before it is answered; the lease is kept meanwhile."""
-        self._channel.leave()
-        self._turns.park()
-
-    def stop_polling(self) -> None:
-        """Give up what was begun if the calling thread has its turn, as Ctrl-C does in a call."""
-        if self._turns.is_mine:
-            try:
-                self._channel.close("interrupted")
-            finally:
-                self._turns.release()
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether polling leads to nothing, because the link is lost: finish what was begun."""
-        return self._channel.is_broken
-
-    @property
-    def has_unread(self) -> bool:
-        """Whether ``poll`` has something to take of which a selector does not know."""
-        return self._channel.has_unread
-
-    def fileno(self) -> int:
-        """Return what a selector waits for until ``poll`` may have more; -1 if nothing such."""
-        return self._channel.fileno()
-
-    def _poll(self, timeout: float) -> Answer | None:
-        """Return the answer to what was begun if it is here; has a turn until then.
-
-        Raises:
-            RemoteEnvError: As ``Channel.finish``.
-        """
-        try:
-            answer = self._channel.poll(timeout)
-        except BaseException:
-            self._turns.release()
-            self._note_end()
-            raise
-        if answer is not None:
-            self._turns.release()
-        return answer
-
     def _finish(self, timeout: float | None) -> Answer:
         """Wait for the answer to what was begun; has its turn back.
 
