@@ -245,10 +245,20 @@ class Fleet:
                 on_tick=self._on_tick,
                 until=until,
             )
+        except BaseException:
+            self.settle()
+            raise
         finally:
             self._keep = _keep_nothing
         if self._is_closed:
             raise ConnectionLostError("close() was called in the middle of this call")
+
+    def settle(self) -> None:
+        """Give up robots of which nobody knows what they do: Ctrl-C, between two lines."""
+        for slot in self.slots:
+            is_lost = slot.is_asked and slot.row is None and slot.member.task is Task.NONE
+            if is_lost and not slot.is_down:
+                self._fall(slot, ConnectionLostError("interrupted"))
 
     def _on_tick(self, now: float) -> None:
         for slot in self.slots:

@@ -398,8 +398,12 @@ class RemoteRobotVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for slot, action in zip(slots, each, strict=True):
             with naming(slot.member.url):
                 prepared.append(slot.member.prepare(action))
-        for slot, ready in zip(slots, prepared, strict=True):
-            self._fleet.step(slot, ready)
+        try:
+            for slot, ready in zip(slots, prepared, strict=True):
+                self._fleet.step(slot, ready)
+        except BaseException:
+            self._fleet.settle()
+            raise
 
     def _gather(
         self,
