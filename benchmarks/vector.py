@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -26,9 +27,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from step import PAYLOADS, Rig, Sizes
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import remote_env
+from benchmarks.step import PAYLOADS, Rig, Sizes
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env.spec import Mode
 from remote_env_server import RobotServer
@@ -118,13 +121,15 @@ def learners(urls: list[str], names: list[str]) -> dict[str, Learner]:
         made["ours"] = Learner(env, env.step, [])
     if "AsyncVectorEnv" in names:
         theirs = gym.vector.AsyncVectorEnv([make_remote(url) for url in urls], context="forkserver")
-        made["AsyncVectorEnv"] = Learner(theirs, theirs.step, [p.pid for p in theirs.processes])
+        made["AsyncVectorEnv"] = Learner(
+            theirs, theirs.step, [p.pid or 0 for p in theirs.processes]
+        )
     if "our VecEnv" in names:
         vec = RemoteRobotVecEnv(urls, env_kwargs={"take": True})
         made["our VecEnv"] = Learner(vec, vec.step, [])
     if "SubprocVecEnv" in names:
         sub = SubprocVecEnv([make_remote(url) for url in urls], start_method="forkserver")
-        made["SubprocVecEnv"] = Learner(sub, sub.step, [p.pid for p in sub.processes])
+        made["SubprocVecEnv"] = Learner(sub, sub.step, [p.pid or 0 for p in sub.processes])
     return made
 
 

@@ -256,6 +256,8 @@ class Fleet:
     def settle(self) -> None:
         """Give up robots of which nobody knows what they do: Ctrl-C, between two lines."""
         for slot in self.slots:
+            if slot.member.task is Task.RESET:
+                slot.member.abandon()
             is_lost = slot.is_asked and slot.row is None and slot.member.task is Task.NONE
             if is_lost and not slot.is_down:
                 self._fall(slot, ConnectionLostError("interrupted"))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from remote_env.arguments import check_timeout
 from remote_env.batches import Batch, Batches, merge_infos
 from remote_env.errors import (
+    ActionRefusedError,
     ConfigurationError,
     LocalProtocolError,
     TooFewRobotsError,
@@ -396,8 +397,11 @@ class RemoteRobotVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         each = take_apart(self.single_action_space, self.action_space, actions, len(slots))
         prepared = []
         for slot, action in zip(slots, each, strict=True):
-            with naming(slot.member.url):
+            try:
                 prepared.append(slot.member.prepare(action))
+            except ActionRefusedError as error:
+                with naming(slot.member.url):
+                    raise error
         try:
             for slot, ready in zip(slots, prepared, strict=True):
                 self._fleet.step(slot, ready)
