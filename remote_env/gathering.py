@@ -106,7 +106,7 @@ class _Round:
         for member in self._members:
             self._come(member)
         for member in self._members:
-            if member.has_unread:
+            if member.task is not Task.NONE and member.has_unread:
                 self._look_at(member)
 
     def end(self) -> None:

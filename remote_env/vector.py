@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -22,10 +22,8 @@ from remote_env.errors import (
 )
 from remote_env.fleet import Fleet, Keep, Row, Slot
 from remote_env.joint import check_spaces, check_urls, naming
-from remote_env.member import Member
 from remote_env.protocol import OnStale
 from remote_env.spaces import SpaceCodec
-from remote_env.timing import ClientStatistics
 from remote_env.vector_arguments import (
     Flags,
     check_seeds,
@@ -33,6 +31,7 @@ from remote_env.vector_arguments import (
     split_mask,
     take_apart,
 )
+from remote_env.vector_base import Robots
 
 __all__ = ["Ready", "RemoteRobotVectorEnv"]
 
@@ -57,7 +56,7 @@ class Ready(NamedTuple):
     infos: dict[str, Any]
 
 
-class RemoteRobotVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+class RemoteRobotVectorEnv(Robots):
     """N robots behind N urls, as a vector environment.
 
     As ``gymnasium.vector.SyncVectorEnv`` of N ``RemoteRobotEnv`` with the same seeds and actions,
@@ -193,16 +192,6 @@ class RemoteRobotVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._codec = SpaceCodec(self.single_observation_space, root="observation")
         self._batches = Batches(self._codec, copy=copy)
-
-    @property
-    def envs(self) -> list[Member]:
-        """The environment of each robot; to look at, not to step."""
-        return [slot.member for slot in self._fleet.slots]
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Where the robots are."""
-        return tuple(env.url for env in self.envs)
 
     # Episodes
 
@@ -442,60 +431,6 @@ class RemoteRobotVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
             for slot in asked:
                 slot.row, slot.is_asked = None, False
-
-    def _check_open(self, what: str) -> None:
-        if self.closed:
-            raise LocalProtocolError(f"{what} after close; make a new environment")
-
-    # What else a vector environment can
-
-    def render(self) -> tuple[Any, ...] | None:
-        """Return the newest pictures of each robot, ``(height, width, 3)`` uint8 RGB."""
-        return tuple(env.render() for env in self.envs)
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of each robot's environment, or read an attribute."""
-        results = []
-        for env in self.envs:
-            found = env.get_wrapper_attr(name)
-            results.append(found(*args, **kwargs) if callable(found) else found)
-        return tuple(results)
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return an attribute of each robot's environment."""
-        return self.call(name)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of each robot's environment.
-
-        Args:
-            name: Of the attribute.
-            values: A list or tuple with one value for each, or one value for all.
-
-        Raises:
-            ValueError: If there are not as many values as robots.
-        """
-        each = values if isinstance(values, (list, tuple)) else [values] * self.num_envs
-        if len(each) != self.num_envs:
-            raise ValueError(f"{len(each)} values for {self.num_envs} robots; give one for each")
-        for env, value in zip(self.envs, each, strict=True):
-            env.set_wrapper_attr(name, value)
-
-    def statistics(self) -> tuple[ClientStatistics, ...]:
-        """Return where the time of the steps went, for each robot."""
-        return tuple(env.statistics() for env in self.envs)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Return all leases and disconnect; called by ``close``, about two seconds at most."""
-        self._fleet.close()
-
-    def __enter__(self) -> RemoteRobotVectorEnv:
-        """Return it."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Close it."""
-        self.close()
 
 
 def _add_valid(merged: dict[str, Any], valid: Flags, told: Flags) -> None:

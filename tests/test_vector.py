@@ -17,7 +17,7 @@ from vector_envs import without_ours
 
 from remote_env import ConfigurationError, RemoteRobotVectorEnv, errors
 from remote_env.batches import merge_infos
-from remote_env_server import LocalRobotEnv
+from remote_env_server import CameraConfig, LocalRobotEnv, Mode
 from remote_env_server.robots import make_robot
 
 ONES = np.ones((3, 2), np.float32)
@@ -290,6 +290,30 @@ def test_gymnasium_has_nothing_to_warn_of(serve):
         assert "RemoteRobot-v0" in repr(env)
         wrapped.close()
         env.close()
+
+
+class Large(Counter):
+    """Has a picture that does not fit into what a link reads ahead."""
+
+    modes = (Mode.LOCKSTEP,)
+
+    def camera_configs(self):
+        return [CameraConfig("cam", 240, 320)]
+
+    def update_proprio(self, name, value, **options):
+        super().update_proprio(name, value, **options)
+        self.update_image("cam", np.full((240, 320, 3), self._steps, np.uint8))
+
+
+def test_large_pictures_arrive_in_their_rows(connect_all):
+    env = connect_all([Large() for _ in range(3)])
+    for _ in range(2):
+        observations, infos = env.reset(seed=1)
+        assert infos["remote"]["valid"].all()
+        for number in range(1, 4):
+            observations, *_, infos = env.step(ONES)
+            assert infos["remote"]["valid"].all()
+            assert (observations["cam/image"] == number).all()
 
 
 # The same time

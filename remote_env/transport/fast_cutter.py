@@ -93,6 +93,7 @@ class Cutter:
             self.has_more = False
             return None
         large, self._large = self._large, None
+        self.has_more = False  # what came behind it was not read
         return large
 
     def _begin_large(self, header: Header) -> None:
