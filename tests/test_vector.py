@@ -384,6 +384,20 @@ def test_a_slow_robot_keeps_nobody_waiting_for_what_is_ready(connect_all):
     assert ready.infos["steps"].tolist() == [6, 1, 6]
 
 
+def test_an_answer_that_the_keeper_took_off_the_socket_is_found_at_once(connect_all):
+    env = connect_all([Counter()])
+    env.reset(seed=1)
+    env.send(ONES[:1], [0])
+    client = env.envs[0]._client
+
+    def keeper_has_it():
+        client.heartbeat()
+        return client._channel.has_unread
+
+    wait_for(keeper_has_it)
+    assert env.recv(timeout=1e-6).env_ids.tolist() == [0]
+
+
 def test_nobody_is_ready_before_the_timeout(connect_all):
     gate = threading.Event()
 

@@ -417,3 +417,18 @@ def test_ctrl_c_in_a_step_leaves_an_environment_that_can_be_reset(serve, connect
     beside.join()
     env.reset(seed=1)
     assert valid(env.step(ONES[:2])).all()
+
+
+def test_an_answer_that_ctrl_c_took_is_waited_for_by_nobody(serve, connect_all, monkeypatch):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset(seed=1)
+
+    def interrupt(fleet, member, outcome):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("remote_env.fleet.Fleet._take", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ONES[:2])
+    env.reset(seed=1)
+    assert valid(step_until(env, lambda told: valid(told).all(), actions=ONES[:2])[-1]).all()
