@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from gymnasium.vector import AutoresetMode
 
 from remote_env.errors import (
+    ConfigurationError,
     ConnectionLostError,
     DeadlineExceededError,
     EpisodeOverError,
@@ -209,7 +210,9 @@ class Fleet:
         if slot.member.task is not Task.NONE or self._is_closed:
             return
         if not slot.member.is_connected:
-            slot.member.reconnect()
+            # One that has other spaces now is looked at now and then.
+            if now >= slot.retry_at or not isinstance(slot.error, ConfigurationError):
+                slot.member.reconnect()
         elif slot.wish is not None and now >= slot.retry_at:
             slot.granted = slot.wish
             self._send_reset(slot, **slot.wish)
@@ -295,7 +298,7 @@ class Fleet:
         slot.is_over = came.terminated or came.truncated
         if slot.is_over and self._mode is AutoresetMode.SAME_STEP:
             slot.ended = came
-            slot.member.send_reset()
+            self._send_reset(slot)
             return
         is_valid = not came.info["remote"].get("invalid_transition")
         slot.row = Row(came.reward, came.terminated, came.truncated, came.info, is_valid=is_valid)

@@ -288,6 +288,9 @@ class RemoteRobotVectorEnv(Robots):
     def _receive_all(self) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         batch = self._batches.take(self.num_envs)
         slots = self._fleet.slots
+        for slot in slots:
+            if slot.row is not None:  # it failed at once, or it is back since
+                batch.keep(slot.index, slot.last)
         self._gather(lambda: all(s.row is not None or s.is_down for s in slots), batch.keep)
         for slot in slots:
             if slot.row is None:
@@ -405,7 +408,9 @@ class RemoteRobotVectorEnv(Robots):
         until: float | None = None,
     ) -> None:
         self._fleet.gather(is_enough, until=until, keep=keep)
-        if self._fleet.count_up < self._min_envs:
+        # Whoever fell just now is told so first.
+        has_fallen = any(slot.is_down and slot.row is not None for slot in self._fleet.slots)
+        if self._fleet.count_up < self._min_envs and not has_fallen:
             patience = time.monotonic() + self._reconnect_timeout
             patience = patience if until is None else min(until, patience)
             self._fleet.gather(

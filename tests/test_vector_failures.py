@@ -15,7 +15,7 @@ from sample_robots import Counter, Limited
 
 from remote_env import errors
 from remote_env.testing import FaultProxy
-from remote_env_server import RobotServer
+from remote_env_server import ProprioConfig, RobotServer
 
 ONES = np.ones((3, 2), np.float32)
 
@@ -274,6 +274,73 @@ def test_a_robot_whose_code_fails_is_reset_and_the_others_lose_nothing(serve, co
     failing.fails = False
     told = step_until(env, lambda told: valid(told).all())
     assert told[-1][4]["steps"][0] == 2 + len(told)
+
+
+def test_the_only_robot_is_told_to_have_failed_and_then_waited_for(serve, connect_all):
+    failing = Failing()
+    env = connect_all([serve(failing).url], reconnect_timeout=20.0)
+    env.reset(seed=1)
+    env.step(ONES[:1])
+    assert env.step(ONES[:1])[3].tolist() == [True]
+    failing.fails = False
+    told = env.step(ONES[:1])
+    assert not told[3].any()
+    assert not valid(told).any()  # it was reset
+    assert env.step(ONES[:1])[4]["steps"].tolist() == [1]
+
+
+def test_the_only_robot_that_stays_away_is_an_error(serve, connect_all):
+    server = serve(Counter())
+    env = connect_all([server.url], reconnect_timeout=0.3)
+    env.reset(seed=1)
+    server.stop()
+    assert env.step(ONES[:1])[3].tolist() == [True]
+    with pytest.raises(errors.TooFewRobotsError, match="0 of 1"):
+        env.step(ONES[:1])
+
+
+def test_a_robot_that_is_back_while_nobody_asked_for_it_shows_its_reset(serve, connect_all):
+    failing = Failing()
+    env = connect_all([serve(robot).url for robot in (Counter(), failing)])
+    env.reset(seed=1)
+    env.step(ONES[:2])
+    env.step(ONES[:2])
+    failing.fails = False
+    gone = env.step(ONES[:2])[0]["sum"][1].tolist()
+    deadline = time.monotonic() + 20
+    while env._fleet.count_up < 2:
+        assert time.monotonic() < deadline
+        env.send(ONES[:1], [0])
+        env.recv()
+    moved = len(failing.actions)
+    told = env.step(ONES[:2])
+    assert valid(told).tolist() == [True, False]
+    assert told[0]["sum"][1].tolist() not in ([0.0, 0.0], gone)
+    assert len(failing.actions) == moved
+    assert (env.step(ONES[:2])[0]["sum"][1] == told[0]["sum"][1] + 1).all()
+
+
+def test_a_robot_that_comes_back_with_other_spaces_stays_away(serve, connect_all):
+    class Wider(Counter):
+        def proprio_configs(self):
+            return [ProprioConfig("sum", 3, np.float64)]
+
+    servers = [serve(Counter()) for _ in range(2)]
+    env = connect_all([server.url for server in servers], step_timeout=2.0)
+    env.reset(seed=1)
+    port = int(servers[1].url.rsplit(":", 1)[1])
+    servers[1].stop()
+    assert env.step(ONES[:2])[3].tolist() == [False, True]
+    with RobotServer(Wider(), port=port) as other:
+        step_until(
+            env,
+            lambda told: isinstance(env._fleet.slots[1].error, errors.ConfigurationError),
+            actions=ONES[:2],
+        )
+        assert not valid(env.step(ONES[:2]))[1]
+        with pytest.raises(errors.ConfigurationError, match="other spaces"):
+            env.reset()
+        assert other.statistics()["connections"] <= 1
 
 
 def test_a_robot_that_fails_in_its_autoreset_ends_no_second_episode(serve, connect_all):
