@@ -31,6 +31,7 @@ class Gatherer:
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
+        self._looked_at = 0.0  # at all; counts on from one call to the next
 
     def wake(self) -> None:
         """Let ``gather`` look at those on threads. Safe to call from any thread."""
@@ -65,11 +66,10 @@ class Gatherer:
         round_.poll.register(bell, select.POLLIN)
         try:
             round_.begin()
-            looked_at = time.monotonic()
             while not is_enough():
                 now = time.monotonic()
-                if now - looked_at >= _TICK:
-                    looked_at = now
+                if now - self._looked_at >= _TICK:
+                    self._looked_at = now
                     on_tick(now)
                     round_.look_at_all(now)
                     if is_enough():
