@@ -80,6 +80,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/unchanged.py
 	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/vector.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py
 
