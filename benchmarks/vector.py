@@ -31,29 +31,19 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import remote_env
-from benchmarks.step import PAYLOADS, Rig, Sizes
+from benchmarks.payloads import PAYLOADS, Rig, Sizes
 from remote_env.sb3 import RemoteRobotVecEnv
-from remote_env.spec import Mode
 from remote_env_server import RobotServer
 
 Step = Callable[[Any], object]
 
 
-class Paced(Rig):
-    """The rig in real time: an answer at the end of each control period."""
-
-    modes = (Mode.REALTIME,)
-
-    def hold(self) -> None:
-        """Do nothing; it does not move."""
-
-
 def serve(pipe: Connection, sizes: Sizes, period: float) -> None:
     """Serve one robot until the pipe is closed."""
-    robot = Paced(sizes) if period else Rig(sizes)
+    robot = Rig(sizes)
     if period:
         robot.control_hz = 1.0 / period
-    with RobotServer(robot, port=0) as server:
+    with RobotServer(robot, port=0, mode="realtime" if period else "lockstep") as server:
         pipe.send(server.url)
         with contextlib.suppress(EOFError):
             pipe.recv()
