@@ -97,6 +97,7 @@ bench-more: $(INSTALLED)
 	$(BIN)/python benchmarks/head_of_line.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/vector.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py
 

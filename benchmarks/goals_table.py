@@ -92,8 +92,7 @@ _ALL: Final = (
 GOALS: Final[dict[str, Goal]] = {goal.key: goal for goal in _ALL}
 
 NOT_HERE: Final = {
-    "11 to 16": "many robots from one process: `benchmarks/vector_step.py` has the robots that "
-    "there are; the goals belong to the work on that",
+    "11 to 16": "many robots from one process: `benchmarks/vector.py`",
 }
 
 

@@ -25,6 +25,7 @@ from remote_env.errors import (
     RobotError,
     RobotFaultError,
     SensorError,
+    TooFewRobotsError,
     TransportError,
     UnknownOptionError,
     UnsupportedSpaceError,
@@ -44,6 +45,7 @@ from remote_env.spec import (
 )
 from remote_env.stream_requests import StreamRequest
 from remote_env.timing import ClientStatistics
+from remote_env.vector import Ready, RemoteRobotVectorEnv
 
 __all__ = [
     "AccessDeniedError",
@@ -65,9 +67,11 @@ __all__ = [
     "Observer",
     "OnStale",
     "OutOfBounds",
+    "Ready",
     "RemoteEnvError",
     "RemoteProtocolError",
     "RemoteRobotEnv",
+    "RemoteRobotVectorEnv",
     "ResetCancelledError",
     "RobotClient",
     "RobotError",
@@ -77,6 +81,7 @@ __all__ = [
     "StreamKind",
     "StreamRequest",
     "StreamSpec",
+    "TooFewRobotsError",
     "TransportError",
     "UnknownOptionError",
     "UnsupportedSpaceError",
@@ -86,4 +91,8 @@ __all__ = [
     "release_stop",
 ]
 
-gymnasium.register(id="RemoteRobot-v0", entry_point="remote_env.env:RemoteRobotEnv")
+gymnasium.register(
+    id="RemoteRobot-v0",
+    entry_point="remote_env.env:RemoteRobotEnv",
+    vector_entry_point="remote_env.vector:RemoteRobotVectorEnv",
+)

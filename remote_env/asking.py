@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from remote_env.errors import ConnectionLostError
+from remote_env.errors import ConnectionLostError, RemoteProtocolError
 from remote_env.protocol import Buffer, Connection, Message
 from remote_env.protocol.records import record
 from remote_env.resuming import SESSION_LASTS
 from remote_env.transport import join
 
-__all__ = ["Answer", "Asked", "Waiting"]
+__all__ = ["Answer", "Asked", "Vigil", "Waiting"]
 
 # Who comes for the answer after the deadline, or just before it, has so long to fetch it, in
 # seconds: it may be there, or kept for us behind a link that broke meanwhile.
@@ -62,6 +62,27 @@ class Waiting:
 
 
 @dataclass(slots=True)
+class Vigil:
+    """Who waits for an answer on one link, and what that link was asked for signs of life.
+
+    Attributes:
+        deadline: Until when, on ``time.monotonic``, in seconds.
+        came_at: Since when. From then on we ping; before, who asked may have done something else.
+        pinged_at: When a ping was sent last.
+        every: How often one is, in seconds.
+        pings: When each was sent, by its id.
+        can_cancel: Whether the request can be given up on this link, and was not.
+    """
+
+    deadline: float
+    came_at: float
+    pinged_at: float
+    every: float
+    pings: dict[int, float]
+    can_cancel: bool
+
+
+@dataclass(slots=True)
 class Asked:
     """A request whose answer was not read yet.
 
@@ -73,7 +94,7 @@ class Asked:
         frame: The same as bytes.
         sent_at: When it was handed over last.
         left_at: When its sender went on to something else.
-        failure: Why it did not leave, or None.
+        failure: Why it did not leave, or will have no answer on this link; or None.
         resumptions: How often it was sent again.
         damaged: How often what came back was no answer.
     """
@@ -85,7 +106,7 @@ class Asked:
     frame: list[Buffer] = field(default_factory=list)
     sent_at: float = 0.0
     left_at: float = 0.0
-    failure: ConnectionLostError | None = None
+    failure: ConnectionLostError | RemoteProtocolError | None = None
     resumptions: int = 0
     damaged: int = 0
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from remote_env.asking import Answer, Asked, Waiting
+from remote_env.asking import Answer, Asked, Vigil, Waiting
 from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -32,6 +32,7 @@ from remote_env.errors import (
     VersionMismatchError,
 )
 from remote_env.protocol import (
+    Buffer,
     Bye,
     Cancel,
     Connection,
@@ -288,66 +289,113 @@ class Channel(Session):
             asked.failure = error
 
     def _wait_for(self, asked: Asked, deadline: float) -> Answer:
+        vigil = self._begin_vigil(asked, deadline)
+        while True:
+            answer = self._look(asked, vigil, min(deadline - time.monotonic(), vigil.every))
+            if answer is not None:
+                return answer
+
+    def _begin_vigil(self, asked: Asked, deadline: float) -> Vigil:
+        message = asked.message
+        assert message is not None
+        now = time.monotonic()
+        every = min(_PING_EVERY, max(0.001, (deadline - now) / _LEAST_PINGS))
+        # An answer from before a link broke tells nothing of the clock.
+        pings = {}
+        if isinstance(message, Ping) and asked.resumptions == 0:
+            pings[message.id] = asked.sent_at
+        return Vigil(deadline, now, now, every, pings, can_cancel=isinstance(message, Reset))
+
+    def _look(self, asked: Asked, vigil: Vigil, timeout: float) -> Answer | None:
+        """Take what comes next; send a ping if nothing does, and it is time for one.
+
+        Args:
+            asked: What was asked.
+            vigil: Of who waits, on the link that there is.
+            timeout: In seconds; at 0 nothing is waited for.
+
+        Returns:
+            The answer, if that is what came.
+
+        Raises:
+            RemoteEnvError: As ``finish``, but for links that are lost, which are not resumed.
+        """
         message, link, connection = asked.message, self._link, self._connection
-        sent_at = asked.sent_at
         assert message is not None
         assert link is not None
         assert connection is not None
-        # From here on we ping; before, who asked may have done something else for long.
-        came_at = pinged_at = time.monotonic()
-        is_first = asked.resumptions == 0
-        # When each ping was sent; an answer from before a link broke tells nothing of the clock.
-        pings = {message.id: sent_at} if isinstance(message, Ping) and is_first else {}
-        every = min(_PING_EVERY, max(0.001, (deadline - came_at) / _LEAST_PINGS))
-        can_cancel = isinstance(message, Reset)  # and nothing else
-        while True:
-            self._check_given_up()
-            if can_cancel and self.waiting.is_cancelled:
-                can_cancel = False  # once on each link: the last one may have lost it
-                link.send(connection.send(Cancel(request=message.id)))
-            left = deadline - time.monotonic()
+        self._check_given_up()
+        if vigil.can_cancel and self.waiting.is_cancelled:
+            vigil.can_cancel = False  # once on each link: the last one may have lost it
+            link.send(connection.send(Cancel(request=message.id)))
+        if timeout > 0:
             try:
-                frame = link.receive(min(left, every))
+                frame: Buffer | None = link.receive(timeout)
             except DeadlineExceededError:
-                now = time.monotonic()
-                is_over = now >= deadline
-                silent_for = self._check_alive(link, connection, came_at, now, is_over=is_over)
-                if is_over:
-                    stands = silent_for <= max(2 * every, 2 * self._round_trip)
-                    waited = deadline - asked.asked_at
-                    raise self._too_late(waited, None if stands else silent_for) from None
-                if now - pinged_at >= every:
-                    ping, pinged_at = Ping(id=connection.next_id()), now
-                    pings[ping.id] = now
-                    link.send(connection.send(ping))
-                continue
-            arrived_at = time.monotonic()
-            answer = connection.receive(frame, arrived_at)
-            match answer:
-                case StepDone() | ResetDone() if is_first and answer.id == message.id:
-                    # On another link it may be an old answer. And one that lay there unread
-                    # says how long it took at most.
-                    lay_there = came_at - sent_at > arrived_at - came_at
-                    self._learn_clock(
-                        sent_at, answer.received, answer.sent, arrived_at, lay_there=lay_there
-                    )
-                case None | Repeated():
-                    continue
-                case Bye():
-                    raise self._stopped(answer.reason)
-                case Error() if answer.id in (0, message.id):
-                    raise error_of(answer)
-                case Progress():
-                    self._tell(answer)
-                    continue
-                case Pong() if answer.id in pings:  # else it was asked for before this request
-                    sent = pings.pop(answer.id)
-                    self._learn_clock(sent, answer.time, answer.time, arrived_at)
-            if answer.id == message.id:
-                read_at = time.monotonic()
-                return Answer(
-                    answer, asked.asked_at, sent_at, arrived_at, read_at, asked.resumptions
+                frame = None
+        else:
+            frame = link.receive_nowait()
+        if frame is None:
+            self._bear_silence(asked, vigil, link, connection)
+            return None
+        return self._take_in(asked, vigil, connection, frame)
+
+    def _bear_silence(self, asked: Asked, vigil: Vigil, link: Link, connection: Connection) -> None:
+        """Send a ping if it is time for one.
+
+        Raises:
+            ConnectionLostError: If nothing came for too long.
+            DeadlineExceededError: If the deadline has passed.
+        """
+        now, every, pings = time.monotonic(), vigil.every, vigil.pings
+        is_over = now >= vigil.deadline
+        if not is_over and now - vigil.pinged_at < every:
+            return
+        silent_for = self._check_alive(link, connection, vigil.came_at, now, is_over=is_over)
+        if is_over:
+            stands = silent_for <= max(2 * every, 2 * self._round_trip)
+            waited = vigil.deadline - asked.asked_at
+            raise self._too_late(waited, None if stands else silent_for) from None
+        ping, vigil.pinged_at = Ping(id=connection.next_id()), now
+        pings[ping.id] = now
+        link.send(connection.send(ping))
+
+    def _take_in(
+        self, asked: Asked, vigil: Vigil, connection: Connection, frame: Buffer
+    ) -> Answer | None:
+        """Return the answer, if that is what a frame holds.
+
+        Raises:
+            RemoteEnvError: What the server reported, or that the frame is damaged.
+        """
+        message, sent_at, came_at = asked.message, asked.sent_at, vigil.came_at
+        assert message is not None
+        arrived_at = time.monotonic()
+        answer = connection.receive(frame, arrived_at)
+        match answer:
+            case StepDone() | ResetDone() if asked.resumptions == 0 and answer.id == message.id:
+                # On another link it may be an old answer. And one that lay there unread
+                # says how long it took at most.
+                lay_there = came_at - sent_at > arrived_at - came_at
+                self._learn_clock(
+                    sent_at, answer.received, answer.sent, arrived_at, lay_there=lay_there
                 )
+            case None | Repeated():
+                return None
+            case Bye():
+                raise self._stopped(answer.reason)
+            case Error() if answer.id in (0, message.id):
+                raise error_of(answer)
+            case Progress():
+                self._tell(answer)
+                return None
+            case Pong() if answer.id in vigil.pings:  # else it was asked for before this request
+                sent = vigil.pings.pop(answer.id)
+                self._learn_clock(sent, answer.time, answer.time, arrived_at)
+        if answer.id != message.id:
+            return None
+        read_at = time.monotonic()
+        return Answer(answer, asked.asked_at, sent_at, arrived_at, read_at, asked.resumptions)
 
     def _tell(self, progress: Progress) -> None:
         if self.waiting.on_progress is not None:

@@ -25,7 +25,7 @@ from remote_env.errors import (
     EpisodeOverError,
     LocalProtocolError,
 )
-from remote_env.protocol import EndReason, OnStale, StepDone, Value
+from remote_env.protocol import EndReason, OnStale, ResetDone, StepDone, Value
 from remote_env.recovery import Recovery
 from remote_env.relabelling import Relabelling
 from remote_env.requesting import Wishes, requested, resolve
@@ -78,6 +78,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as in gymnasium.Env)
+    _make_client: type[RobotClient] = RobotClient
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             self._server = start_embedded(robot or "double-pendulum")
             weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
             url = self._server.url
-        self._client = RobotClient(
+        self._client = self._make_client(
             url, token=token, owner=owner, connect_timeout=connect_timeout, copy=copy
         )
         deadline = time.monotonic() + connect_timeout
@@ -275,9 +276,12 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         done = self._recovery.reset(
             seed=seed, options=options, take=self._take, max_steps=self._max_steps
         )
+        self._note_reset(done)
+        return self._translator.begin(done, timing=self._timing())
+
+    def _note_reset(self, done: ResetDone) -> None:
         self._episode, self._steps, self._tick = done.episode, 0, done.tick
         self._is_running = True
-        return self._translator.begin(done, timing=self._timing())
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Execute an action and return what came of it.
@@ -328,7 +332,9 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         """
         if not self._is_running or self.is_stepping:
             self._refuse_step("send_step")
-        arrays, dtypes = self._translator.flatten(action)
+        self._send(*self._translator.flatten(action))
+
+    def _send(self, arrays: list[NDArray[Any]], dtypes: tuple[str, ...]) -> None:
         self._sent = arrays
         self._client.begin_step(
             arrays,
@@ -396,12 +402,15 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         return self._lose(ConnectionLostError(str(error)))
 
     def _take_in(self, done: StepDone) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._note_step(done)
+        return self._translator.step(done, self._sent, steps=self._steps, timing=self._timing())
+
+    def _note_step(self, done: StepDone) -> None:
         if done.remote.get("invalid_transition"):
             self._end(done.end_reason or EndReason.ROBOT)
         else:
             self._steps = done.step
         self._tick = done.tick
-        return self._translator.step(done, self._sent, steps=self._steps, timing=self._timing())
 
     @property
     def is_stepping(self) -> bool:

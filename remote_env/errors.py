@@ -14,6 +14,7 @@
     │   │   ├── ServerStoppedError           with a goodbye (channel.py)
     │   │   └── SessionLostError             and the server knows nothing of it (channel.py)
     │   └── DeadlineExceededError (TimeoutError)
+    ├── TooFewRobotsError                    of several robots, more are down than may be
     ├── ConformanceError (AssertionError)    a robot breaks the rules (remote_env_server.testing)
     └── RobotError                           the robot refused
         ├── AccessDeniedError (PermissionError)
@@ -52,6 +53,7 @@ __all__ = [
     "RobotError",
     "RobotFaultError",
     "SensorError",
+    "TooFewRobotsError",
     "TransportError",
     "UnknownOptionError",
     "UnsupportedSpaceError",
@@ -148,6 +150,12 @@ class DeadlineExceededError(TransportError, TimeoutError):
     def __init__(self, message: str, *, waited: float) -> None:
         super().__init__(message)
         self.waited = waited
+
+
+class TooFewRobotsError(RemoteEnvError):
+    """Of several robots fewer are up than are needed; the message says why each is down."""
+
+    code = "vector.too_few"
 
 
 class RobotError(RemoteEnvError):

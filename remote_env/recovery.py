@@ -119,6 +119,16 @@ class Recovery:
                 was_lost = True
                 logger.warning("%s; connecting again", error)
 
+    def reconnect(self) -> None:
+        """Connect, if there is no session; a robot that is lost is looked for with patience.
+
+        Raises:
+            TransportError: If the robot cannot be reached within ``reconnect_timeout``.
+            ConfigurationError: If it is not the same robot any more.
+        """
+        if not self._client.is_connected:
+            self._reconnect(time.monotonic() + self._reconnect_timeout)
+
     def _reconnect(self, deadline: float) -> None:
         """Connect, with patience.
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from remote_env.env import RemoteRobotEnv
+from remote_env.batches import Batches
 from remote_env.errors import ConfigurationError, LocalProtocolError, RemoteEnvError
+from remote_env.gathering import Gatherer, Outcome
+from remote_env.joint import all_at_once, check_spaces, check_urls, naming
+from remote_env.member import Arrival, Member, Task
+from remote_env.spaces import SpaceCodec
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import (
@@ -28,7 +29,7 @@ try:
         VecEnvObs,
         VecEnvStepReturn,
     )
-    from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+    from stable_baselines3.common.vec_env.util import obs_space_info
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "remote_env.sb3 needs Stable-Baselines3; install it with "
@@ -38,8 +39,6 @@ except ModuleNotFoundError as error:
 __all__ = ["RemoteRobotVecEnv"]
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # How long closing waits for all robots at once, in seconds: each of them takes about two at most.
 _CLOSING: Final = 5.0
@@ -74,16 +73,20 @@ class RemoteRobotVecEnv(VecEnv):
             RemoteEnvError: As ``RemoteRobotEnv``, naming the url.
         """
         self.urls = tuple(urls)
-        self.envs: list[RemoteRobotEnv] = []
-        _check_urls(urls)
+        self.envs: list[Member] = []
+        check_urls(urls)
+        self._gatherer = Gatherer()
+        self._turn: _Turn | None = None  # of the actions that were sent
         try:
             for url in self.urls:
-                with _Naming(url):
-                    self.envs.append(RemoteRobotEnv(url, **(env_kwargs or {})))
-            self._check_spaces()
+                with naming(url):
+                    self.envs.append(Member(url, env_kwargs or {}, wake=self._gatherer.wake))
+            check_spaces(self.urls, self.envs, hint=" with env_kwargs")
             first = self.envs[0]
+            self._codec = SpaceCodec(first.observation_space, root="observation")
+            self._batches = Batches(self._codec, copy=True)
             try:
-                self._keys, self._shapes, self._dtypes = obs_space_info(first.observation_space)
+                obs_space_info(first.observation_space)
             except (AssertionError, NotImplementedError) as error:
                 raise ConfigurationError(
                     f"SB3 has no batches of {first.observation_space}: {error}. Pass "
@@ -95,18 +98,6 @@ class RemoteRobotVecEnv(VecEnv):
             self.close()
             raise
 
-    def _check_spaces(self) -> None:
-        first = self.envs[0]
-        for url, env in zip(self.urls, self.envs, strict=True):
-            for name in ("observation_space", "action_space"):
-                here, there = getattr(first, name), getattr(env, name)
-                if here != there:
-                    raise ConfigurationError(
-                        f"the robots at {self.urls[0]} and {url} have different spaces: "
-                        f"{name}{_difference(here, there)}. Choose the same streams=[...] of both "
-                        "with env_kwargs, or use one vector environment for each kind of robot"
-                    )
-
     # Episodes
 
     def reset(self) -> VecEnvObs:
@@ -116,32 +107,15 @@ class RemoteRobotVecEnv(VecEnv):
             RemoteEnvError: As ``RemoteRobotEnv.reset``, naming the url.
         """
         self._receive_rest()
-        began = self._begin(
-            range(self.num_envs),
-            [
-                {"seed": seed, **({"options": options} if options else {})}
-                for seed, options in zip(self._seeds, self._options, strict=True)
-            ],
-        )
+        given = zip(self.envs, self._seeds, self._options, strict=True)
+        turn = _Turn(self)
+        for env, seed, options in given:
+            turn.call(env, functools.partial(env.send_reset, seed=seed, options=options or None))
+        turn.gather()
         self._reset_seeds()
         self._reset_options()
-        return self._batch(began)
-
-    def _begin(self, indices: Iterable[int], arguments: Iterable[dict[str, Any]]) -> list[Any]:
-        """Reset some robots at once; return their observations."""
-        indices = list(indices)
-        calls = [
-            functools.partial(_reset, self.urls[index], self.envs[index], given)
-            for index, given in zip(indices, arguments, strict=True)
-        ]
-        began = _all_at_once(calls, or_else=self._cancel_resets)
-        for index, (_, info) in zip(indices, began, strict=True):
-            self.reset_infos[index] = info
-        return [observation for observation, _ in began]
-
-    def _cancel_resets(self) -> None:
-        for env in self.envs:
-            env.cancel_reset()
+        observation: VecEnvObs = turn.batch.observation
+        return observation
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Send every robot its action, and wait for none.
@@ -151,19 +125,20 @@ class RemoteRobotVecEnv(VecEnv):
 
         Raises:
             LocalProtocolError: If the step before was not waited for.
-            RemoteEnvError: As ``RemoteRobotEnv.send_step``, naming the url.
+            ActionRefusedError: If an action has the wrong shape or dtype, naming the url; nothing
+                was sent.
         """
-        if any(env.is_stepping for env in self.envs):
+        if any(env.task is not Task.NONE for env in self.envs):
             raise LocalProtocolError("step_async twice; call step_wait() first, or reset()")
         if len(actions) != self.num_envs:
             raise LocalProtocolError(f"{len(actions)} actions for {self.num_envs} robots")
-        try:
-            for url, env, action in zip(self.urls, self.envs, actions, strict=True):
-                with _Naming(url):
-                    env.send_step(action)
-        except Exception:
-            self._receive_rest()
-            raise
+        prepared = []
+        for env, action in zip(self.envs, actions, strict=True):
+            with naming(env.url):
+                prepared.append(env.prepare(action))
+        self._turn = _Turn(self)
+        for env, ready in zip(self.envs, prepared, strict=True):
+            self._turn.call(env, functools.partial(env.send_prepared, ready))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return what came of the actions, and begin the next episode where one ended.
@@ -176,56 +151,29 @@ class RemoteRobotVecEnv(VecEnv):
             LocalProtocolError: If nothing was sent.
             RemoteEnvError: As ``RemoteRobotEnv.receive_step`` and ``reset``, naming the url.
         """
-        observations: list[Any] = []
-        infos: list[dict[str, Any]] = []
-        rewards = np.empty(self.num_envs, np.float32)
-        dones = np.empty(self.num_envs, np.bool_)
-        try:
-            for index, (url, env) in enumerate(zip(self.urls, self.envs, strict=True)):
-                with _Naming(url):
-                    observation, reward, terminated, truncated, info = env.receive_step()
-                rewards[index] = reward
-                dones[index] = terminated or truncated
-                info["TimeLimit.truncated"] = truncated and not terminated
-                observations.append(observation)
-                infos.append(info)
-        except Exception:
-            self._receive_rest()
-            raise
-        if dones.any():
-            ended = np.flatnonzero(dones).tolist()
-            for index, began in zip(ended, self._begin(ended, [{} for _ in ended]), strict=True):
-                infos[index]["terminal_observation"] = observations[index]
-                observations[index] = began
-        return self._batch(observations), rewards, dones, infos
+        turn, self._turn = self._turn, None
+        if turn is None:
+            raise LocalProtocolError("step_wait without actions; call step_async(actions) first")
+        turn.gather()
+        return turn.batch.observation, turn.rewards, turn.dones, turn.infos
 
     def _receive_rest(self) -> None:
         """Receive what nobody wants any more: another robot failed, or somebody pressed Ctrl-C."""
-        for url, env in zip(self.urls, self.envs, strict=True):
-            if env.is_stepping:
-                try:
-                    env.receive_step()
-                except RemoteEnvError as error:
-                    logger.warning("%s failed too: %s", url, error)
-
-    def _batch(self, observations: Sequence[Any]) -> VecEnvObs:
-        """Copy observations into fresh arrays, one row for each robot."""
-        batch = {}
-        for key in self._keys:
-            rows = np.empty((self.num_envs, *self._shapes[key]), self._dtypes[key])
-            for index, observation in enumerate(observations):
-                rows[index] = observation if key is None else observation[key]
-            batch[key] = rows
-        return dict_to_obs(self.observation_space, batch)
+        self._turn = None
+        try:
+            _Turn(self).gather()
+        except RemoteEnvError as error:
+            logger.warning("%s", error)
 
     def close(self) -> None:
         """Return all leases and disconnect. Idempotent; takes a few seconds at most."""
         if not self.envs:
             return
         try:
-            _all_at_once([env.close for env in self.envs], timeout=_CLOSING)
+            all_at_once([env.close for env in self.envs], timeout=_CLOSING)
         except TimeoutError:
             logger.error("not all of %s could be closed", ", ".join(self.urls))
+        self._gatherer.close()
 
     # What else a VecEnv can
 
@@ -263,84 +211,79 @@ class RemoteRobotVecEnv(VecEnv):
         """Return False for each environment: they have no wrappers."""
         return [False for _ in self._chosen(indices)]
 
-    def _chosen(self, indices: VecEnvIndices) -> list[RemoteRobotEnv]:
+    def _chosen(self, indices: VecEnvIndices) -> list[Member]:
         return [self.envs[index] for index in self._get_indices(indices)]
 
 
-def _check_urls(urls: Sequence[str]) -> None:
-    if isinstance(urls, str) or not urls:
-        raise ConfigurationError(f"urls must be a list of at least one url, not {urls!r:.80}")
-    for url in urls:
-        if list(urls).count(url) > 1:
-            raise ConfigurationError(f"{url} comes twice; each robot can be commanded once")
+class _Turn:
+    """One step, or one reset, of all robots.
 
-
-def _reset(url: str, env: RemoteRobotEnv, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    with _Naming(url):
-        return env.reset(**given)
-
-
-class _Naming:
-    """Puts the url of a robot into the message of an error that does not name it."""
-
-    __slots__ = ("_url",)
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, RemoteEnvError) and self._url not in str(error):
-            error.args = (f"{self._url}: {error}",)
-
-
-def _all_at_once(
-    calls: Sequence[Callable[[], T]],
-    *,
-    or_else: Callable[[], None] = lambda: None,
-    timeout: float | None = None,
-) -> list[T]:
-    """Make calls on threads of their own, and return what they returned.
-
-    Args:
-        calls: Each of which ends by itself.
-        or_else: Makes them end soon; called if waiting for them is interrupted.
-        timeout: For all of them, in seconds.
-
-    Raises:
-        TimeoutError: If that was too little.
-        BaseException: What the first of them raised that failed; all have ended then.
+    Attributes:
+        batch: The observations.
+        rewards: ``(n,)`` float32.
+        dones: ``(n,)`` bool.
+        infos: One for each robot.
     """
-    if len(calls) == 1 and timeout is None:
-        return [calls[0]()]
-    futures: list[Future[T]] = [Future() for _ in calls]
-    for call, future in zip(calls, futures, strict=True):
-        threading.Thread(
-            target=_call, args=(call, future), name="remote-env vector", daemon=True
-        ).start()
-    try:
-        if wait(futures, timeout).not_done:
-            raise TimeoutError
-    except BaseException:
-        or_else()
-        raise
-    return [future.result() for future in futures]
 
+    def __init__(self, owner: RemoteRobotVecEnv) -> None:
+        self._owner = owner
+        count = len(owner.envs)
+        self.batch = owner._batches.take(count)
+        self.rewards = np.zeros(count, np.float32)
+        self.dones = np.zeros(count, np.bool_)
+        self.infos: list[dict[str, Any]] = [{} for _ in range(count)]
+        self._index = {env: index for index, env in enumerate(owner.envs)}
+        self._errors: dict[int, RemoteEnvError] = {}
 
-def _call(call: Callable[[], T], future: Future[T]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as error:
-        future.set_exception(error)
+    def call(self, env: Member, send: Callable[[], None]) -> None:
+        """Ask a robot for something; what goes wrong is raised when all have answered."""
+        try:
+            send()
+        except RemoteEnvError as error:
+            self._errors[self._index[env]] = error
 
+    def gather(self) -> None:
+        """Wait until all robots have done what they were asked for.
 
-def _difference(here: spaces.Space[Any], there: spaces.Space[Any]) -> str:
-    """Say in what two spaces differ: in the first key, if both are a Dict."""
-    if isinstance(here, spaces.Dict) and isinstance(there, spaces.Dict):
-        for key in dict.fromkeys([*here.spaces, *there.spaces]):
-            if here.spaces.get(key) != there.spaces.get(key):
-                mine, other = here.spaces.get(key, "missing"), there.spaces.get(key, "missing")
-                return f"[{key!r}] is {mine} and {other}"
-    return f" is {here} and {there}"
+        Raises:
+            RemoteEnvError: Of the first robot that failed, naming its url.
+        """
+        envs = self._owner.envs
+        try:
+            self._owner._gatherer.gather(
+                envs,
+                self._take,
+                is_enough=lambda: all(env.task is Task.NONE for env in envs),
+                on_tick=lambda now: None,
+                until=None,
+            )
+        except BaseException:
+            for env in envs:
+                env.abandon()  # the robot must not go on with what nobody waits for
+            raise
+        for index, error in sorted(self._errors.items()):
+            with naming(envs[index].url):
+                raise error
+
+    def _take(self, env: Member, outcome: Outcome) -> None:
+        index = self._index[env]
+        try:
+            if isinstance(outcome, RemoteEnvError):
+                outcome = env.lose(outcome)
+            assert outcome is not None
+            self._take_in(index, env, outcome)
+        except RemoteEnvError as error:
+            self._errors[index] = error
+
+    def _take_in(self, index: int, env: Member, came: Arrival) -> None:
+        self.batch.keep(index, came.arrays)
+        if came.task is Task.RESET:
+            self._owner.reset_infos[index] = came.info
+            return
+        info = self.infos[index] = came.info
+        self.rewards[index] = came.reward
+        self.dones[index] = came.terminated or came.truncated
+        info["TimeLimit.truncated"] = came.truncated and not came.terminated
+        if self.dones[index]:
+            info["terminal_observation"] = self._owner._codec.unflatten(came.arrays)
+            env.send_reset()

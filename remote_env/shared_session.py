@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Final, Self, TypeAlias, TypeVar
 
 from remote_env.arguments import check_timeout
-from remote_env.asking import Answer
-from remote_env.channel import Channel
+from remote_env.asking import Answer, Waiting
 from remote_env.closing import close_soon, take_last_turn
 from remote_env.errors import DeadlineExceededError, LocalProtocolError, RemoteEnvError
 from remote_env.keeper import keep_alive, stop_keeping
+from remote_env.polling import PolledChannel
 from remote_env.protocol import Heartbeat, Message, Release
 from remote_env.protocol.records import record
 from remote_env.session import MakeHello
@@ -74,7 +74,7 @@ class SharedSession:
         check_timeout("connect_timeout", connect_timeout)
         self.url = url
         self._connect_timeout = connect_timeout
-        self._channel = Channel(url, make_hello, connect_timeout=connect_timeout)
+        self._channel = PolledChannel(url, make_hello, connect_timeout=connect_timeout)
         self._turns = Turns(url)
         self._spec_hash = ""
         self.capabilities: frozenset[str] = frozenset()
@@ -206,7 +206,9 @@ class SharedSession:
         finally:
             self._note_end()
 
-    def _begin(self, what: str, make: Make, timeout: float) -> None:
+    def _begin(
+        self, what: str, make: Make, timeout: float, *, waiting: Waiting | None = None
+    ) -> None:
         """Ask, and leave the turn to ``_go_on``, after which ``_finish`` waits for the answer.
 
         Raises:
@@ -217,6 +219,8 @@ class SharedSession:
         left = self._turns.wait_for(what, timeout)
         try:
             self._begun = Begun(make, began_at, timeout)
+            if waiting is not None:
+                self._channel.waiting = waiting
             self._channel.begin(make, timeout=left)
             self._turns.park()
         except BaseException:

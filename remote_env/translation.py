@@ -17,11 +17,13 @@ from remote_env.protocol.arrays import ArraySpec
 from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, OutOfBounds, RobotSpec, StreamKind
 
-__all__ = ["Stepped", "Translator", "check_render_mode"]
+__all__ = ["Arrays", "Stepped", "SteppedFlat", "Translator", "check_render_mode"]
 
 _LARGE: Final = 16 << 10  # bytes
 
 Stepped = tuple[Any, float, bool, bool, dict[str, Any]]  # as gymnasium.Env.step returns it
+Arrays = Sequence[NDArray[Any]]
+SteppedFlat = tuple[Arrays, float, bool, bool, dict[str, Any]]
 
 
 def check_render_mode(render_mode: object) -> None:
@@ -139,6 +141,13 @@ class Translator:
             done: The answer.
             timing: For ``info["remote"]["timing"]``; None leaves that out.
         """
+        arrays, info = self.begin_flat(done, timing=timing)
+        return self.observation.unflatten(arrays), info
+
+    def begin_flat(
+        self, done: ResetDone, *, timing: Mapping[str, float] | None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """As ``begin``, with one array for each leaf of the observation."""
         return self._take_in(done, 0, timing)
 
     def step(
@@ -149,7 +158,19 @@ class Translator:
         steps: int,
         timing: Mapping[str, float] | None,
     ) -> Stepped:
-        """Return what ``step`` returns.
+        """As ``step_flat``, with the observation put together."""
+        arrays, *rest = self.step_flat(done, action, steps=steps, timing=timing)
+        return self.observation.unflatten(arrays), *rest
+
+    def step_flat(
+        self,
+        done: StepDone,
+        action: Sequence[NDArray[Any]],
+        *,
+        steps: int,
+        timing: Mapping[str, float] | None,
+    ) -> SteppedFlat:
+        """Return what ``step`` returns, with one array for each leaf of the observation.
 
         Args:
             done: The answer.
@@ -195,7 +216,7 @@ class Translator:
 
     def _take_in(
         self, done: ResetDone | StepDone, steps: int, timing: Mapping[str, float] | None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Arrays, dict[str, Any]]:
         arrays = done.observation
         remote: dict[str, Any] = dict(done.remote)
         remote["step"] = steps
@@ -222,7 +243,7 @@ class Translator:
                 array.copy() if array.nbytes < _LARGE else array for array in observed
             )
             self._last_remote = {"step": steps, "time": done.time}
-        return self.observation.unflatten(observed), {**done.info, "remote": remote}
+        return observed, {**done.info, "remote": remote}
 
     def _add_ages(
         self, done: ResetDone | StepDone, remote: dict[str, Any], since_sent: float, error: float

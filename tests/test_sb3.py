@@ -1,5 +1,7 @@
 """Several robots as one vector environment of Stable-Baselines3."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,13 +15,13 @@ from beside import Beside, wait_for
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from sample_robots import Counter, Limited
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from remote_env import ConfigurationError, errors
 from remote_env.sb3 import RemoteRobotVecEnv
-from remote_env_server import LocalRobotEnv, Outcome
+from remote_env_server import CameraConfig, LocalRobotEnv, Mode, Outcome
 from remote_env_server.robots import make_robot
 
 
@@ -268,7 +270,7 @@ def test_a_step_twice_or_without_actions_is_refused(serve, connect_all):
     with pytest.raises(errors.LocalProtocolError, match=r"call step_wait\(\) first"):
         env.step_async(np.zeros((2, 2), np.float32))
     env.step_wait()
-    with pytest.raises(errors.LocalProtocolError, match="receive_step"):
+    with pytest.raises(errors.LocalProtocolError, match="step_async"):
         env.step_wait()
 
 
@@ -297,21 +299,20 @@ def test_closing_does_not_wait_for_robots_that_hang(serve, connect_all, slowdown
     env.close()
 
 
-def test_ctrl_c_in_a_reset_gives_all_of_them_up(serve, connect_all, monkeypatch):
+def test_ctrl_c_in_a_reset_gives_all_of_them_up(serve, connect_all):
     robots = [Waiting() for _ in range(2)]
     env = connect_all(robots, serve)
     for robot in robots:
         robot.is_slow_to_reset = True
 
-    def interrupt(futures, timeout):
+    def press():
         assert all(robot.is_in.wait(5) for robot in robots)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patched:
-        patched.setattr("remote_env.sb3.wait", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            env.reset()
-    wait_for(lambda: not any(t.name == "remote-env vector" for t in threading.enumerate()))
+    beside = Beside(press)
+    with pytest.raises(KeyboardInterrupt):
+        env.reset()
+    beside.join()
     for robot in robots:
         robot.is_slow_to_reset = False
         robot.may_go.set()
@@ -342,3 +343,28 @@ def test_a_nested_observation_is_refused_with_advice(serve):
 def test_stable_baselines3_is_not_imported_before_it_is_needed():
     look = "import sys, remote_env; sys.exit('stable_baselines3' in sys.modules)"
     subprocess.run([sys.executable, "-c", look], check=True, timeout=60)
+
+
+class Seeing(Counter):
+    """Counts, and has a camera."""
+
+    modes = (Mode.LOCKSTEP,)
+
+    def camera_configs(self):
+        return [CameraConfig("cam", 36, 36)]
+
+    def update_proprio(self, name, value, **options):
+        super().update_proprio(name, value, **options)
+        self.update_image("cam", np.full((36, 36, 3), int(value[0]) % 256, np.uint8))
+
+
+@pytest.mark.parametrize("learner", [PPO, SAC, TD3])
+@pytest.mark.parametrize("streams", [["sum"], ["cam/image", "sum"]], ids=["joints", "pictures"])
+def test_learners_train_on_it(serve, connect_all, learner, streams):
+    env = VecMonitor(connect_all([Seeing() for _ in range(2)], serve, streams=streams, max_steps=5))
+    torch.set_num_threads(1)
+    options = {"n_steps": 8} if learner is PPO else {"learning_starts": 8, "buffer_size": 64}
+    model = learner("MultiInputPolicy", env, batch_size=8, device="cpu", **options)
+    model.learn(32)
+    assert model.num_timesteps == 32
+    assert len(model.ep_info_buffer) == 6

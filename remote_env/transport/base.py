@@ -52,6 +52,21 @@ class Link(Protocol):
             RemoteProtocolError: If the peer sent something that is no frame.
         """
 
+    def receive_nowait(self) -> Buffer | None:
+        """Return the next frame, as ``receive``, if all of it is here; never waits for more.
+
+        Raises:
+            ConnectionLostError: If the connection is gone.
+            RemoteProtocolError: If the peer sent something that is no frame.
+        """
+
+    def fileno(self) -> int:
+        """Return what a selector waits for until more comes in; -1 if there is nothing such."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something came in that was not received, of which ``fileno`` does not tell."""
+
     def serve_control_frames(self) -> None:
         """Answer the peer's pings while nobody receives; never waits. Frames that come are kept.
 

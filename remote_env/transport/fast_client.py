@@ -122,6 +122,27 @@ class FastLink:
                 ) from None
             return frame
 
+    def receive_nowait(self) -> Buffer | None:
+        """See ``Link.receive_nowait``."""
+        if self._kept:
+            return self._kept.popleft()
+        with self._receiving, contextlib.suppress(_LateError):
+            now = time.monotonic()
+            while (frame := self._next(now)) is None:
+                if not self._read(0.0):
+                    return None
+            return frame
+        return None
+
+    def fileno(self) -> int:
+        """See ``Link.fileno``."""
+        return self._sock.fileno()
+
+    @property
+    def has_unread(self) -> bool:
+        """See ``Link.has_unread``."""
+        return bool(self._kept) or self._cutter.has_more
+
     def serve_control_frames(self) -> None:
         """See ``Link.serve_control_frames``."""
         with self._receiving, contextlib.suppress(_LateError):

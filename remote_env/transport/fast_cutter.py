@@ -89,6 +89,7 @@ class Cutter:
             self.has_more = False
         else:
             self._start += size
+            self.has_more = self._start < self._end
             return self._ahead[self._start - header.length : self._start]
         return None
 
@@ -98,6 +99,7 @@ class Cutter:
             self.has_more = False
             return None
         large, self._large = self._large, None
+        self.has_more = False  # what came behind it was not read
         return large
 
     def _take_shared(self, header: Header, borrower: Borrower) -> Buffer | None:

@@ -60,6 +60,22 @@ class WebSocketLink:
             raise RemoteProtocolError(f"{self._url} sent text; frames are binary")
         return bytearray(frame)
 
+    def receive_nowait(self) -> bytearray | None:
+        """See ``Link.receive_nowait``."""
+        try:
+            return self.receive(0.0)
+        except DeadlineExceededError:
+            return None
+
+    def fileno(self) -> int:
+        """See ``Link.fileno``; what comes in is in a queue."""
+        return -1
+
+    @property
+    def has_unread(self) -> bool:
+        """See ``Link.has_unread``; that cannot be seen from here."""
+        return False
+
     def serve_control_frames(self) -> None:
         """See ``Link.serve_control_frames``; the library's thread does that."""
 

@@ -1,6 +1,7 @@
 """One suite for every transport: frames arrive whole, in order, and an end is an end."""
 
 import queue
+import select
 import threading
 
 import numpy as np
@@ -117,6 +118,40 @@ def test_an_answer_arrives_in_memory_of_the_callers_own(ends):
     assert answer[:6] == b"answer"
     answer[6:] = bytes(100)
     assert pixels[-1] == 99
+
+
+@pytest.mark.parametrize("size", [1, 65535, 65536, LARGE])
+def test_a_frame_is_received_without_waiting_once_it_is_here(ends, size):
+    client, server = ends
+    assert client.receive_nowait() is None
+    frame = np.random.default_rng(size).bytes(size)
+    server.sink.send([frame])
+    assert wait_for(client.receive_nowait) == frame
+    assert not client.has_unread
+    assert client.receive_nowait() is None
+
+
+def test_a_selector_or_has_unread_tells_of_every_frame(ends):
+    client, server = ends
+    server.sink.send([b"one"])
+    if client.fileno() >= 0:
+        assert select.select([client], [], [], 5)[0]
+        server.sink.send([b"two"])
+        assert client.receive(timeout=5) == b"one"
+        wait_for(lambda: client.has_unread or select.select([client], [], [], 0)[0])
+        client.serve_control_frames()  # as the keeper does, which takes it off the socket
+        wait_for(lambda: client.has_unread)
+    else:
+        server.sink.send([b"two"])
+        assert client.receive(timeout=5) == b"one"
+    assert client.receive(timeout=5) == b"two"
+
+
+def test_receiving_without_waiting_finds_the_end_too(ends):
+    client, server = ends
+    server.sink.close(1000, "enough")
+    with pytest.raises(ConnectionLostError):
+        wait_for(client.receive_nowait)
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, LARGE])

@@ -1,0 +1,115 @@
+"""What a learner passes to several robots: checked, and taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import iterate
+from numpy.typing import NDArray
+
+from remote_env.arguments import check_seed
+from remote_env.errors import ActionRefusedError, ConfigurationError
+
+__all__ = ["Flags", "check_seeds", "count_robots", "split_mask", "take_apart"]
+
+Flags: TypeAlias = NDArray[np.bool_]
+_MASK: Final = "reset_mask"
+
+
+def count_robots(urls: Sequence[str] | None, num_envs: int) -> int:
+    """Return how many robots there are.
+
+    Raises:
+        ConfigurationError: If ``num_envs`` is none, or not the number of urls.
+    """
+    if urls is None:
+        if num_envs < 1:
+            raise ConfigurationError(f"num_envs must be at least 1, not {num_envs!r:.40}")
+        return num_envs
+    if num_envs not in (1, len(urls)):  # Gymnasium says 1 where nobody said anything
+        raise ConfigurationError(f"num_envs={num_envs!r:.40} and {len(urls)} urls; leave it out")
+    return len(urls)
+
+
+def check_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """Return one seed for each robot.
+
+    Args:
+        seed: For the first robot, one more for the second, and so on; or one for each.
+        count: How many robots.
+
+    Raises:
+        ValueError: If there are not as many.
+        ConfigurationError: If one is none.
+    """
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, (int, np.integer)):
+        return [check_seed(int(seed) + i) for i in range(count)]
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} robots; give one for each")
+    return [check_seed(one) for one in seed]
+
+
+def split_mask(options: dict[str, Any] | None, count: int) -> tuple[Flags, dict[str, Any] | None]:
+    """Return which robots are reset, ``(count,)`` bool, and the options of each.
+
+    Raises:
+        TypeError: If ``options["reset_mask"]`` is no array of bool.
+        ValueError: If it has another shape, or is nowhere True.
+    """
+    if options is None or _MASK not in options:
+        return np.ones(count, np.bool_), options
+    mask = options[_MASK]
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        raise TypeError(f"options['{_MASK}'] must be a numpy array of bool, not {mask!r:.80}")
+    if mask.shape != (count,) or not mask.any():
+        raise ValueError(
+            f"options['{_MASK}'] must have the shape ({count},) and one True at least, not "
+            f"{mask!r:.80}"
+        )
+    return mask, {key: value for key, value in options.items() if key != _MASK}
+
+
+def take_apart(
+    single: spaces.Space[Any], batched: spaces.Space[Any], actions: Any, count: int
+) -> list[Any]:
+    """Return one action for each robot.
+
+    Args:
+        single: The space of one action.
+        batched: That of a batch.
+        actions: ``(count, ...)``.
+        count: How many robots.
+
+    Raises:
+        ActionRefusedError: If there are not as many, or something is not finite.
+    """
+    if isinstance(single, spaces.Box) and np.issubdtype(single.dtype, np.floating):
+        _check_finite(actions)
+    try:
+        each = list(iterate(batched, actions))
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ActionRefusedError(
+            f"the actions do not fit the action space: {error}", code="robot.action.shape"
+        ) from None
+    if len(each) != count:
+        raise ActionRefusedError(
+            f"{len(each)} actions for {count} robots; nothing was sent", code="robot.action.shape"
+        )
+    return each
+
+
+def _check_finite(actions: Any) -> None:
+    if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f" or not actions.ndim:
+        return  # the robots' side says what it is
+    is_finite = np.isfinite(actions)
+    if not is_finite.all():
+        row = np.argwhere(~is_finite)[0][0]
+        raise ActionRefusedError(
+            f"row {row} of the actions has a value that is not finite; nothing was sent",
+            code="robot.action.finite",
+        )

@@ -1,0 +1,505 @@
+"""What becomes of several robots when one of them fails."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from beside import Beside, wait_for
+from sample_robots import Counter, Limited
+
+from remote_env import errors
+from remote_env.testing import FaultProxy
+from remote_env_server import ProprioConfig, RobotServer
+
+ONES = np.ones((3, 2), np.float32)
+
+
+def serve_counter(pipe, port):
+    """Serve a counter until the pipe is closed."""
+    with RobotServer(Counter(), port=port) as server:
+        pipe.send(server.url)
+        with contextlib.suppress(EOFError):
+            pipe.recv()
+
+
+class Served:
+    """A counter in a process of its own, that can be killed, stopped and started again."""
+
+    def __init__(self):
+        self.url, self._port = "", 0
+        self.start()
+
+    def start(self):
+        here, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=serve_counter, args=(there, self._port))
+        self.process.start()
+        there.close()
+        assert here.poll(30)
+        self.url, self._pipe = here.recv(), here
+        self._port = int(self.url.rsplit(":", 1)[1])
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+        if number == signal.SIGKILL:
+            self.process.join(10)
+
+    def end(self):
+        if self.process.is_alive():
+            self.send(signal.SIGCONT)
+            self._pipe.close()
+            self.process.join(10)
+            self.process.kill()
+
+
+@pytest.fixture
+def processes():
+    robots = [Served() for _ in range(3)]
+    yield robots
+    for robot in robots:
+        robot.end()
+
+
+@pytest.fixture
+def connect_all():
+    made = []
+
+    def make(urls, **options):
+        made.append(gym.make_vec("RemoteRobot-v0", urls=urls, **options))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def step_until(env, condition, timeout=20.0, actions=ONES):
+    """Step until something is so; return all that was told."""
+    told = []
+    deadline = time.monotonic() + timeout
+    while not told or not condition(told[-1]):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        told.append(env.step(actions))
+    return told
+
+
+def valid(told):
+    return told[-1]["remote"]["valid"]
+
+
+# A robot that is gone, and comes back
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_killed_robot_is_truncated_once_and_comes_back_by_itself(
+    processes, connect_all, mode, slowdown
+):
+    env = connect_all(
+        [robot.url for robot in processes], autoreset_mode=mode, step_timeout=0.5 * slowdown
+    )
+    env.reset(seed=1)
+    before, *_ = env.step(ONES)
+    processes[1].send(signal.SIGKILL)
+    began = time.monotonic()
+    fall = env.step(ONES)
+    assert time.monotonic() - began < 0.5 * slowdown + 0.05 + 0.1 * slowdown
+    assert fall[3].tolist() == [False, True, False]
+    assert not fall[2].any()
+    assert valid(fall).tolist() == [True, False, True]
+    assert fall[1][1] == 0.0
+    assert fall[0]["sum"][1].tolist() == before["sum"][1].tolist()
+    assert fall[4]["remote"]["end_reason"][1] == "link_lost"
+    assert fall[4]["remote"]["invalid_transition"].tolist() == [False, True, False]
+
+    away = [env.step(ONES) for _ in range(20)]
+    for told in away:
+        assert not told[3].any()
+        assert valid(told).tolist() == [True, False, True]
+        assert told[1][1] == 0.0
+        assert told[0]["sum"][1].tolist() == before["sum"][1].tolist()
+    assert (away[-1][0]["sum"][0] == before["sum"][0] + 21).all()
+
+    processes[1].start()
+    back = step_until(env, lambda told: not (told[0]["sum"][1] == before["sum"][1]).all())
+    assert not any(told[3].any() for told in back)
+    assert valid(back[-1]).tolist() == [True, False, True]  # it was reset: no transition
+    following = env.step(ONES)
+    assert valid(following).all()
+    assert (following[0]["sum"][1] == back[-1][0]["sum"][1] + 1).all()
+    assert following[4]["steps"].tolist()[1] == 1
+
+
+@pytest.mark.realtime
+def test_a_stopped_robot_holds_nobody_past_its_deadline(processes, connect_all, slowdown):
+    env = connect_all([robot.url for robot in processes], step_timeout=0.4 * slowdown)
+    env.reset(seed=1)
+    env.step(ONES)
+    processes[2].send(signal.SIGSTOP)
+    began = time.monotonic()
+    fall = env.step(ONES)
+    assert time.monotonic() - began < 0.4 * slowdown + 0.05 + 0.1 * slowdown
+    assert fall[3].tolist() == [False, False, True]
+    took = []
+    for _ in range(100):
+        began = time.monotonic()
+        told = env.step(ONES)
+        took.append(time.monotonic() - began)
+        assert valid(told).tolist() == [True, True, False]
+    assert np.median(took) < 0.05 * slowdown
+    processes[2].send(signal.SIGCONT)
+    back = step_until(env, lambda told: valid(told).all())
+    assert not any(told[3].any() for told in back)
+
+
+@pytest.mark.realtime
+def test_whoever_is_ready_is_received_while_a_robot_is_stopped(processes, connect_all, slowdown):
+    env = connect_all([robot.url for robot in processes], step_timeout=1.0 * slowdown)
+    env.reset(seed=1)
+    processes[0].send(signal.SIGSTOP)
+    env.send(ONES, [0, 1, 2])
+    fallen = []
+    deadline = time.monotonic() + 20
+    while not fallen:
+        assert time.monotonic() < deadline
+        began = time.monotonic()
+        ready = env.recv(1)
+        assert time.monotonic() - began < 0.3 * slowdown
+        fallen += [i for i, t in zip(ready.env_ids, ready.truncations, strict=True) if t]
+        env.send(ONES[: len(ready.env_ids)], ready.env_ids)
+    assert fallen == [0]
+    processes[0].send(signal.SIGCONT)
+    rows = []
+    while not rows:
+        assert time.monotonic() < deadline
+        ready = env.recv(1)
+        flags = zip(ready.env_ids.tolist(), ready.infos["remote"]["valid"].tolist(), strict=True)
+        rows += [flag for i, flag in flags if i == 0]
+        env.send(ONES[: len(ready.env_ids)], ready.env_ids)
+    assert rows[0] is False  # it was reset
+
+
+def test_a_connection_that_is_lost_and_resumed_is_no_fall(serve, connect_all):
+    servers = [serve(Counter()) for _ in range(3)]
+    with FaultProxy(servers[1].url) as proxy:
+        env = connect_all([servers[0].url, proxy.url, servers[2].url])
+        env.reset(seed=1)
+        for number in range(1, 6):
+            proxy.reset_connections()
+            told = env.step(ONES)
+            assert valid(told).all()
+            assert told[4]["steps"].tolist() == [number] * 3
+        assert env.statistics()[1].resumptions == 5
+
+
+# Where the learner resets
+
+
+@pytest.mark.realtime
+def test_without_autoreset_a_robot_that_was_lost_is_back_with_its_mask(
+    processes, connect_all, slowdown
+):
+    env = connect_all(
+        [robot.url for robot in processes],
+        autoreset_mode="Disabled",
+        step_timeout=0.5 * slowdown,
+        reconnect_timeout=1.0,
+    )
+    env.reset(seed=1)
+    before, *_ = env.step(ONES)
+    processes[0].send(signal.SIGKILL)
+    assert env.step(ONES)[3].tolist() == [True, False, False]
+    only = {"reset_mask": np.array([True, False, False])}
+    began = time.monotonic()
+    observations, infos = env.reset(seed=5, options=only)
+    assert time.monotonic() - began < 1.0 + 0.5 * slowdown
+    assert infos["remote"]["valid"].tolist() == [False, True, True]
+    assert observations["sum"][0].tolist() == before["sum"][0].tolist()
+    processes[0].start()
+    deadline = time.monotonic() + 20
+    while not infos["remote"]["valid"][0]:
+        assert time.monotonic() < deadline
+        assert valid(env.step(ONES)).tolist() == [False, True, True]
+        observations, infos = env.reset(seed=5, options=only)
+    expected = np.random.default_rng(5).normal(size=2)
+    assert observations["sum"][0].tolist() == expected.tolist()
+    assert valid(env.step(ONES)).all()
+
+
+def test_a_step_after_the_end_is_refused_where_the_learner_resets(serve, connect_all):
+    env = connect_all(
+        [serve(robot).url for robot in (Counter(), Limited())], autoreset_mode="Disabled"
+    )
+    env.reset(seed=1)
+    for _ in range(3):
+        told = env.step(ONES[:2])
+    assert told[3].tolist() == [False, True]
+    with pytest.raises(errors.EpisodeOverError, match="robot 1 .*reset_mask"):
+        env.step(ONES[:2])
+    env.reset(options={"reset_mask": told[3]})
+    assert env.step(ONES[:2])[4]["steps"].tolist() == [4, 1]
+
+
+# The robot's own code
+
+
+class Failing(Counter):
+    fails = True
+
+    def apply_action(self, action):
+        if self.fails and self._steps == 1:
+            raise OSError("the gearbox")
+        super().apply_action(action)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_robot_whose_code_fails_is_reset_and_the_others_lose_nothing(serve, connect_all, mode):
+    failing = Failing()
+    env = connect_all(
+        [serve(robot).url for robot in (Counter(), failing, Counter())], autoreset_mode=mode
+    )
+    env.reset(seed=1)
+    env.step(ONES)
+    fall = env.step(ONES)
+    assert fall[3].tolist() == [False, True, False]
+    assert fall[4]["steps"].tolist()[::2] == [2, 2]
+    assert fall[4]["remote"]["end_reason"][1] == "robot"
+    assert "gearbox" in fall[4]["remote"]["end_cause"][1]
+    failing.fails = False
+    told = step_until(env, lambda told: valid(told).all())
+    assert told[-1][4]["steps"][0] == 2 + len(told)
+
+
+def test_the_only_robot_is_told_to_have_failed_and_then_waited_for(serve, connect_all):
+    failing = Failing()
+    env = connect_all([serve(failing).url], reconnect_timeout=20.0)
+    env.reset(seed=1)
+    env.step(ONES[:1])
+    assert env.step(ONES[:1])[3].tolist() == [True]
+    failing.fails = False
+    told = env.step(ONES[:1])
+    assert not told[3].any()
+    assert not valid(told).any()  # it was reset
+    assert env.step(ONES[:1])[4]["steps"].tolist() == [1]
+
+
+def test_the_only_robot_that_stays_away_is_an_error(serve, connect_all):
+    server = serve(Counter())
+    env = connect_all([server.url], reconnect_timeout=0.3)
+    env.reset(seed=1)
+    server.stop()
+    assert env.step(ONES[:1])[3].tolist() == [True]
+    with pytest.raises(errors.TooFewRobotsError, match="0 of 1"):
+        env.step(ONES[:1])
+
+
+def test_a_robot_that_is_back_while_nobody_asked_for_it_shows_its_reset(serve, connect_all):
+    failing = Failing()
+    env = connect_all([serve(robot).url for robot in (Counter(), failing)])
+    env.reset(seed=1)
+    env.step(ONES[:2])
+    env.step(ONES[:2])
+    failing.fails = False
+    gone = env.step(ONES[:2])[0]["sum"][1].tolist()
+    deadline = time.monotonic() + 20
+    while env._fleet.count_up < 2:
+        assert time.monotonic() < deadline
+        env.send(ONES[:1], [0])
+        env.recv()
+    moved = len(failing.actions)
+    told = env.step(ONES[:2])
+    assert valid(told).tolist() == [True, False]
+    assert told[0]["sum"][1].tolist() not in ([0.0, 0.0], gone)
+    assert len(failing.actions) == moved
+    assert (env.step(ONES[:2])[0]["sum"][1] == told[0]["sum"][1] + 1).all()
+
+
+def test_a_robot_that_comes_back_with_other_spaces_stays_away(serve, connect_all):
+    class Wider(Counter):
+        def proprio_configs(self):
+            return [ProprioConfig("sum", 3, np.float64)]
+
+    servers = [serve(Counter()) for _ in range(2)]
+    env = connect_all([server.url for server in servers], step_timeout=2.0)
+    env.reset(seed=1)
+    port = int(servers[1].url.rsplit(":", 1)[1])
+    servers[1].stop()
+    assert env.step(ONES[:2])[3].tolist() == [False, True]
+    with RobotServer(Wider(), port=port):
+        step_until(
+            env,
+            lambda told: isinstance(env._fleet.slots[1].error, errors.ConfigurationError),
+            actions=ONES[:2],
+        )
+        looked, reconnect = [], env.envs[1].reconnect
+        env.envs[1].reconnect = lambda: looked.append(0) or reconnect()
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            assert not valid(env.step(ONES[:2]))[1]
+        assert len(looked) <= 2  # not as often as it can
+        with pytest.raises(errors.ConfigurationError, match="other spaces"):
+            env.reset()
+
+
+def test_a_robot_that_fails_in_its_autoreset_ends_no_second_episode(serve, connect_all):
+    class Stuck(Limited):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.resets += 1
+            if self.resets == 2:
+                raise OSError("the door")
+            return super().reset(seed=seed, options=options)
+
+    env = connect_all([serve(robot).url for robot in (Counter(), Stuck())])
+    env.reset(seed=1)
+    ends = [env.step(ONES[:2])[3].tolist() for _ in range(3)]
+    assert ends == [[False, False], [False, False], [False, True]]
+    told = step_until(env, lambda told: valid(told).all(), actions=ONES[:2])
+    assert not any(t[3].any() for t in told)
+    assert "the door" in told[0][4]["remote"]["end_cause"][1]
+
+
+def test_a_reset_that_one_robot_refuses_goes_on_with_the_others(serve, connect_all):
+    class Broken(Counter):
+        def reset(self, *, seed=None, options=None):
+            raise OSError("the door")
+
+    env = connect_all([serve(robot).url for robot in (Broken(), Counter())])
+    observations, infos = env.reset(seed=1)
+    assert infos["remote"]["valid"].tolist() == [False, True]
+    assert observations["sum"][0].tolist() == [0.0, 0.0]
+    assert valid(env.step(ONES[:2])).tolist() == [False, True]
+
+
+def test_too_few_robots_are_an_error_that_says_why(serve, connect_all):
+    class Broken(Counter):
+        def reset(self, *, seed=None, options=None):
+            raise OSError("the door")
+
+    urls = [serve(robot).url for robot in (Broken(), Counter())]
+    env = connect_all(urls, min_envs=2)
+    with pytest.raises(errors.TooFewRobotsError, match=rf"1 of 2 .* {urls[0]}: .*the door"):
+        env.reset(seed=1)
+
+
+def test_an_option_that_no_robot_knows_is_the_callers_error(serve, connect_all):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    with pytest.raises(errors.UnknownOptionError, match="colour"):
+        env.reset(options={"colour": 1})
+    with pytest.raises(errors.ConfigurationError, match="seed"):
+        env.reset(seed=-3)
+    env.reset(seed=1)
+    assert valid(env.step(ONES[:2])).all()
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        np.ones((2, 2), np.float32),
+        np.ones((3, 3), np.float32),
+        np.array([[1, 1], [1, np.nan], [1, 1]], np.float32),
+        np.ones((3, 2), np.complex64),
+        3,
+    ],
+)
+def test_actions_that_do_not_fit_are_sent_to_nobody(serve, connect_all, actions):
+    robots = [Counter() for _ in range(3)]
+    env = connect_all([serve(robot).url for robot in robots])
+    env.reset(seed=1)
+    with pytest.raises(errors.ActionRefusedError):
+        env.step(actions)
+    assert env.step(ONES)[4]["steps"].tolist() == [1] * 3
+    assert [len(robot.actions) for robot in robots] == [1] * 3
+
+
+def test_an_action_that_one_robot_refuses_loses_nothing_of_the_others(serve, connect_all):
+    env = connect_all([serve(Counter()).url for _ in range(3)])
+    env.reset(seed=1)
+    actions = ONES.copy()
+    actions[1] = 5.0
+    fall = env.step(actions)
+    assert fall[3].tolist() == [False, True, False]
+    assert fall[4]["steps"].tolist()[::2] == [1, 1]
+    assert valid(step_until(env, lambda told: valid(told).all())[-1]).all()
+
+
+# Its end
+
+
+class Hanging(Counter):
+    def __init__(self):
+        super().__init__()
+        self.is_in, self.may_go = threading.Event(), threading.Event()
+
+    def apply_action(self, action):
+        self.is_in.set()
+        assert self.may_go.wait(20)
+
+
+@pytest.mark.realtime
+def test_closing_waits_for_no_robot_that_hangs(serve, connect_all, slowdown):
+    robots = [Hanging() for _ in range(3)]
+    env = connect_all([serve(robot).url for robot in robots])
+    env.reset()
+    waiting = Beside(lambda: env.step(ONES))
+    assert all(robot.is_in.wait(5) for robot in robots)
+    began = time.monotonic()
+    env.close()
+    assert time.monotonic() - began < 2.5 + 0.5 * slowdown
+    for robot in robots:
+        robot.may_go.set()
+    assert isinstance(waiting.join().error, errors.RemoteEnvError)
+
+
+@pytest.mark.realtime
+def test_closing_while_a_robot_is_lost_leaves_no_thread(processes, connect_all, slowdown):
+    env = connect_all([robot.url for robot in processes], step_timeout=0.3 * slowdown)
+    env.reset()
+    processes[0].send(signal.SIGKILL)
+    env.step(ONES)
+    began = time.monotonic()
+    env.close()
+    assert time.monotonic() - began < 2.5 + 0.5 * slowdown
+    wait_for(lambda: not [t for t in threading.enumerate() if "member" in t.name])
+
+
+def test_ctrl_c_in_a_step_leaves_an_environment_that_can_be_reset(serve, connect_all):
+    robots = [Hanging() for _ in range(2)]
+    env = connect_all([serve(robot).url for robot in robots])
+    env.reset(seed=1)
+
+    def interrupt():
+        assert all(robot.is_in.wait(5) for robot in robots)
+        for robot in robots:
+            robot.may_go.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    beside = Beside(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            env.step(ONES[:2])
+    beside.join()
+    env.reset(seed=1)
+    assert valid(env.step(ONES[:2])).all()
+
+
+def test_an_answer_that_ctrl_c_took_is_waited_for_by_nobody(serve, connect_all, monkeypatch):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset(seed=1)
+
+    def interrupt(fleet, member, outcome):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("remote_env.fleet.Fleet._take", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ONES[:2])
+    env.reset(seed=1)
+    assert valid(step_until(env, lambda told: valid(told).all(), actions=ONES[:2])[-1]).all()
