@@ -1,6 +1,7 @@
 # make demo     simulated arms learn to reach, in a minute; sets itself up (once)
 # make test     sets everything up (once) and runs all tests
 # make test-plain  parity, faults and observers again, without the fast lane
+# make test-shared  the same, with shared memory for frames of all sizes
 # make lint     formatting, style, types, layers
 # make wheel    builds the wheel and tries it in an empty environment
 # make coverage the protocol core and what guards the robot must be covered, every branch
@@ -21,7 +22,7 @@ BENCH_INSTALLED := $(VENV)/.installed-bench
 NODE_INSTALLED := tests/interop/node_modules/.installed
 PYTHON_IS_NEW := 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; call make PYTHON=python3.11")'
 
-.PHONY: demo setup test test-plain lint coverage wheel fuzz bench bench-more profile reliability soak golden clean
+.PHONY: demo setup test test-plain test-shared lint coverage wheel fuzz bench bench-more profile reliability soak golden clean
 
 demo: $(DEMO_INSTALLED)
 	$(BIN)/remote-env demo
@@ -58,6 +59,12 @@ test-plain: setup
 	REMOTE_ENV_FAST=0 $(BIN)/python -m pytest -n 2 -m "not realtime" tests/test_parity.py tests/test_link_loss.py \
 		tests/test_split_step.py tests/test_bad_input.py tests/server/test_leaving_out.py tests/test_asked_streams.py \
 		tests/server/test_worst_moments.py tests/server/test_observers.py tests/interop
+
+# And when every frame, however small, goes through shared memory.
+test-shared: setup
+	REMOTE_ENV_TEST_SHARES_ALL=1 $(BIN)/python -m pytest -n 2 -m "not realtime" tests/test_parity.py \
+		tests/test_link_loss.py tests/test_split_step.py tests/server/test_leaving_out.py \
+		tests/server/test_worst_moments.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check

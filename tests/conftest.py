@@ -17,6 +17,7 @@ from blockbuster import blockbuster_ctx
 from sample_robots import Counter
 
 import remote_env
+from remote_env.transport import fast_server, shared_memory, shared_offer
 from remote_env_server import Robot, RobotServer
 
 faulthandler.enable()
@@ -31,6 +32,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+if os.environ.get("REMOTE_ENV_TEST_SHARES_ALL"):
+    # `make test-shared`: frames of all sizes go through the memory that both ends share.
+    for module in (fast_server, shared_memory, shared_offer):
+        module.LEAST = 1  # type: ignore[attr-defined]
 
 # On a busy machine, bounds on real time are multiplied by this.
 SLOWDOWN = float(os.environ.get("REMOTE_ENV_TEST_SLOWDOWN", "1"))

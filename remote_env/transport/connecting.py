@@ -19,6 +19,7 @@ from remote_env.transport import fast_frames, unix_sockets
 from remote_env.transport.addresses import UnresolvedError, open_socket
 from remote_env.transport.base import Link
 from remote_env.transport.fast_client import FastLink
+from remote_env.transport.fast_cutter import Cutter
 from remote_env.transport.handshake import shake_hands
 from remote_env.transport.kernel import tune_client
 from remote_env.transport.shared_offer import ClientOffer, may_share
@@ -91,7 +92,9 @@ def _open_fast(
     ahead = shake_hands(sock, protocol, deadline)
     _check_subprotocol(protocol.subprotocol)
     tune_client(sock, timeout)
-    return FastLink(sock, protocol, url, ahead, offer.take() if offer else None)
+    return FastLink(
+        sock, Cutter(fast_frames.Library(protocol), ahead, offer.take() if offer else None), url
+    )
 
 
 def _open_plain(

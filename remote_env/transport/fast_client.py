@@ -19,21 +19,17 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from secrets import token_bytes
 from typing import Final
 
-from websockets.client import ClientProtocol
-
 from remote_env.errors import ConnectionLostError, DeadlineExceededError
 from remote_env.protocol.codec import Buffer
 from remote_env.transport import base, fast_frames
 from remote_env.transport.fast_cutter import Cutter
-from remote_env.transport.kernel import name, set_timeout, time_since_data
-from remote_env.transport.shared_memory import Borrower
+from remote_env.transport.kernel import cut_off, name, set_timeout, time_since_data
 
 __all__ = ["FastLink"]
 
@@ -56,25 +52,16 @@ class FastLink:
     Copies what is sent once, in masking it; of what is received only frames under 64 KiB.
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        protocol: ClientProtocol,
-        url: str,
-        ahead: bytes = b"",
-        borrower: Borrower | None = None,
-    ) -> None:
-        """Take a connection that has shaken hands; ``ahead`` came in behind the answer."""
+    def __init__(self, sock: socket.socket, cutter: Cutter, url: str) -> None:
+        """Take a connection that has shaken hands; the cutter has what came in behind that."""
         self._sock = sock
-        self._borrower = borrower
-        self._library = fast_frames.Library(protocol)
-        self._protocol = protocol
+        self._cutter = cutter
+        self._library = cutter.library
         self._url = url
         sock.settimeout(None)
         set_timeout(sock, socket.SO_RCVTIMEO, _AT_ONCE)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._cutter = Cutter(self._library, ahead, borrower)
         self._kept: deque[Buffer] = deque()
         # Whoever has one of these uses the socket.
         self._sending, self._receiving = threading.Lock(), threading.Lock()
@@ -86,12 +73,11 @@ class FastLink:
     @property
     def carrier(self) -> str:
         """See ``Link.carrier``."""
-        return f"shared memory and {name(self._sock)}" if self._borrower else name(self._sock)
+        return ("shared memory and " if self._cutter.may_borrow else "") + name(self._sock)
 
     def send(self, frame: base.Frame) -> None:
         """See ``Link.send``."""
-        if self._borrower is not None:
-            self._borrower.give_back()
+        self._cutter.give_back()
         if not self._library.is_open:
             raise self._lost()
         data = frame[0] if len(frame) == 1 else b"".join(frame)
@@ -106,8 +92,7 @@ class FastLink:
         """See ``Link.receive``."""
         if self._kept:
             return self._kept.popleft()
-        if self._borrower is not None:
-            self._borrower.give_back()
+        self._cutter.give_back()
         with self._receiving:
             deadline = time.monotonic() + max(timeout, 0.0)
             left = timeout
@@ -169,7 +154,7 @@ class FastLink:
     def _shake_hands_again(self) -> None:
         if self._library.is_open:
             set_timeout(self._sock, socket.SO_SNDTIMEO, _CLOSE_TIMEOUT)
-            self._protocol.send_close(1000)
+            self._library.protocol.send_close(1000)
             self._flush()
         deadline = time.monotonic() + _CLOSE_TIMEOUT
         while (left := deadline - time.monotonic()) > 0:
@@ -180,10 +165,7 @@ class FastLink:
     def abort(self) -> None:
         """See ``Link.abort``."""
         self._is_ended = True
-        with contextlib.suppress(OSError):  # closed already
-            # Nothing is sent after this, not even what the system still holds.
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._sock.shutdown(socket.SHUT_RDWR)
+        cut_off(self._sock)
         # That ends a call of another thread, whose file this is until then.
         if self._sending.acquire(timeout=_ENDS_WITHIN):
             if self._receiving.acquire(timeout=_ENDS_WITHIN):
@@ -241,7 +223,7 @@ class FastLink:
 
     def _flush(self) -> None:
         """Send what the library wants to be sent; the next receive finds a loss, and says why."""
-        if data := b"".join(self._protocol.data_to_send()):
+        if data := b"".join(self._library.protocol.data_to_send()):
             with contextlib.suppress(OSError):
                 self._send_whole(data)
 

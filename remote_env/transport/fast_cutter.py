@@ -20,6 +20,8 @@ class Cutter:
     """What came and was not taken yet. Copies only frames that fit into what is read ahead.
 
     Attributes:
+        library: For what is not a usual frame.
+        may_borrow: Whether frames may lie in shared memory.
         has_more: Whether there is something to take without anything more coming in.
     """
 
@@ -29,7 +31,8 @@ class Cutter:
         """Begin with what came in behind the handshake."""
         self.has_more = bool(ahead)
         self._borrower = borrower
-        self._library = library
+        self.may_borrow = borrower is not None
+        self.library = library
         # What was read ahead, and how far into it we are.
         self._ahead = bytearray(_READ_AHEAD)
         self._ahead[: len(ahead)] = ahead
@@ -45,6 +48,11 @@ class Cutter:
     def is_large(self) -> bool:
         """Whether all that fits into ``room`` is of one frame."""
         return self._large is not None
+
+    def give_back(self) -> None:
+        """Give back what of shared memory nobody refers to any more."""
+        if self._borrower is not None:
+            self._borrower.give_back()
 
     def room(self) -> memoryview:
         """Return where to put what comes next; then call ``note``."""
@@ -79,8 +87,8 @@ class Cutter:
             self.has_more = False
             return None
         size = header.size + header.length
-        if not self._library.is_usual(header):
-            if self._borrower is not None and self._library.is_reference(header):
+        if not self.library.is_usual(header):
+            if self._borrower is not None and self.library.is_reference(header):
                 return self._take_shared(header, self._borrower)
             self._passing = size
         elif size > _READ_AHEAD:
@@ -123,5 +131,5 @@ class Cutter:
         self.has_more = size > 0
         self._passing -= size
         self._start += size
-        whole = self._library.feed(bytes(self._view[self._start - size : self._start]))
+        whole = self.library.feed(bytes(self._view[self._start - size : self._start]))
         return whole if isinstance(whole, bytearray) else None

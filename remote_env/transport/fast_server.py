@@ -14,10 +14,8 @@ fragments, and closes. ``fast_listener.py`` drives it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
-import struct
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -31,7 +29,7 @@ from remote_env.protocol.codec import Buffer
 from remote_env.transport import fast_frames
 from remote_env.transport.base import Accept, Frame, FrameHandler
 from remote_env.transport.connecting import SUBPROTOCOL
-from remote_env.transport.kernel import unsent
+from remote_env.transport.kernel import cut_off, unsent
 from remote_env.transport.listening import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_EVERY, PONG_WITHIN
 from remote_env.transport.outbox import Outbox
 from remote_env.transport.shared_memory import LEAST, Lender
@@ -114,8 +112,7 @@ class FastConnection:
         self._network.watch(self, is_writing=self._outbox.flush())
         if self._outbox.footprint > self._network.max_unread:
             logger.warning("%s left %d bytes unread and is cut off", self.peer_name, self.backlog())
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            cut_off(self.sock)
             self.end()
 
     def read(self, scratch: bytearray) -> None:

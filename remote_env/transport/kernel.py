@@ -12,6 +12,7 @@ import sys
 from typing import Final
 
 __all__ = [
+    "cut_off",
     "is_on_this_machine",
     "name",
     "set_timeout",
@@ -127,3 +128,10 @@ def unsent(sock: socket.socket) -> int:
             size = int(struct.unpack("i", raw)[0])
             return 0 if is_unix and size <= _ON_ITS_WAY else size
     return 0
+
+
+def cut_off(sock: socket.socket) -> None:
+    """End a connection: nothing is sent after this, not even what the system still holds."""
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.shutdown(socket.SHUT_RDWR)

@@ -6,9 +6,6 @@ receiver thread answers pings, also while no call is in progress.
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
 from typing import Final
 
 from websockets import exceptions as ws
@@ -20,7 +17,7 @@ from remote_env.errors import (
     RemoteProtocolError,
 )
 from remote_env.transport.base import Frame
-from remote_env.transport.kernel import name, time_since_data
+from remote_env.transport.kernel import cut_off, name, time_since_data
 
 __all__ = ["WebSocketLink"]
 
@@ -89,11 +86,7 @@ class WebSocketLink:
 
     def abort(self) -> None:
         """See ``Link.abort``."""
-        with contextlib.suppress(OSError):  # closed already
-            # Nothing is sent after this, not even what the system still holds.
-            reset = struct.pack("ii", 1, 0)
-            self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-            self._connection.socket.shutdown(socket.SHUT_RDWR)
+        cut_off(self._connection.socket)
         # The library's thread finds the end and clears up; unless it waits for us to read.
         self._connection.recv_events_thread.join(timeout=_CLEARS_UP_WITHIN)
         if self._connection.recv_events_thread.is_alive():

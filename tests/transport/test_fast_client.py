@@ -23,6 +23,8 @@ from remote_env.errors import ConnectionLostError, DeadlineExceededError, Remote
 from remote_env.transport import connect
 from remote_env.transport.connecting import SUBPROTOCOL
 from remote_env.transport.fast_client import FastLink
+from remote_env.transport.fast_cutter import Cutter
+from remote_env.transport.fast_frames import Library
 from remote_env.transport.kernel import set_timeout, tune_client
 
 MOST = 4 << 20
@@ -58,7 +60,7 @@ class Peer(ByHand):
         here, self.sock = socket_pair()
         protocol = ClientProtocol(parse_uri("ws://robot.test"), state=OPEN, max_size=max_size)
         tune_client(here, 5.0)
-        self.link = FastLink(here, protocol, "ws://robot.test", ahead)
+        self.link = FastLink(here, Cutter(Library(protocol), ahead), "ws://robot.test")
         self._reading = WebSocket(Side.SERVER, max_size=None)
 
     def hear_close(self):

@@ -14,6 +14,8 @@ from websockets.uri import parse_uri
 
 from remote_env.errors import ConnectionLostError, DeadlineExceededError, RemoteProtocolError
 from remote_env.transport.fast_client import FastLink
+from remote_env.transport.fast_cutter import Cutter
+from remote_env.transport.fast_frames import Library
 from remote_env.transport.fast_server import FastConnection
 
 URI = parse_uri("ws://127.0.0.1")
@@ -186,7 +188,8 @@ def by_a_link(pieces, most):
     outcome, answers = Outcome(), b""
     here, there = socket_pair()
     with there:
-        link = FastLink(here, ClientProtocol(URI, state=OPEN, max_size=most), "ws://robot.test")
+        library = Library(ClientProtocol(URI, state=OPEN, max_size=most))
+        link = FastLink(here, Cutter(library), "ws://robot.test")
         for piece in pieces:
             there.sendall(piece)
             take_all(link, outcome)
