@@ -111,5 +111,5 @@ def _check_finite(actions: Any) -> None:
         row = np.argwhere(~is_finite)[0][0]
         raise ActionRefusedError(
             f"row {row} of the actions has a value that is not finite; nothing was sent",
-            code="robot.action.finite",
+            code="robot.action.not_finite",
         )

@@ -24,6 +24,9 @@ faulthandler.enable()
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     # Under nohup: what the tests start would inherit that, and some of it is to be hung up.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In the background of a shell script: tests press Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile(
     "fuzz",
