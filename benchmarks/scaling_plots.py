@@ -85,6 +85,7 @@ def _draw_ways(axes: Axes, tables: dict[str, Any]) -> None:
             axes.plot(xs, ys, markersize=4.5, zorder=3 if name == OURS.name else 2, **style)
             ends.append((name, xs[-1], ys[-1], style["color"]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _time(y)))
+    axes.yaxis.set_minor_formatter(FuncFormatter(_time_between))
     axes.grid(which="major", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     _label(axes, ends)
@@ -141,6 +142,12 @@ def _draw_observers(table: dict[str, Any]) -> Figure:
     axes.set_title("What observers cost the learner", loc="left", fontweight="bold")
     _label(axes, ends)
     return figure
+
+
+def _time_between(microseconds: float, _: int) -> str:
+    """Return what to write at a minor tick: at two and five of each decade, no more."""
+    leading = f"{microseconds:.0e}"[0]
+    return _time(microseconds) if leading in "25" else ""
 
 
 def _time(microseconds: float) -> str:
