@@ -182,12 +182,7 @@ class RobotClient(SharedSession):
             RobotFaultError: If the robot's own code failed.
             TransportError: If the robot cannot be reached, or not in time.
         """
-        number = check_seed(seed)
-        plain = None if options is None else dict(options)
-
-        def make(id: int) -> Reset:
-            return Reset(id, seed=number, options=plain, take=take, max_steps=max_steps)
-
+        make = self._reset_of(seed, options, take=take, max_steps=max_steps)
         deadline = time.monotonic() + timeout
         patience = min(time.monotonic() + _LEASE_PATIENCE, deadline)
         cancel = threading.Event()  # of this reset, whatever others there are
@@ -204,6 +199,20 @@ class RobotClient(SharedSession):
                 cancel.wait(_LEASE_RETRY)
         finally:
             self._resets.discard(cancel)
+
+    @staticmethod
+    def _reset_of(
+        seed: int | None,
+        options: Mapping[str, Value] | None,
+        *,
+        take: bool,
+        max_steps: int | None,
+    ) -> Make:
+        """Return what makes the request, with options as they are now."""
+        plain = None if options is None else dict(options)
+        return functools.partial(
+            Reset, seed=check_seed(seed), options=plain, take=take, max_steps=max_steps
+        )
 
     def _reset_once(self, make: Make, waiting: Waiting, deadline: float) -> ResetDone:
         self._check_process()

@@ -11,11 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from remote_env.arguments import check_seed
 from remote_env.asking import Answer, Waiting
 from remote_env.client import RobotClient
 from remote_env.errors import ActionRefusedError
-from remote_env.protocol import Reset, ResetDone, StepDone, Value
+from remote_env.protocol import ResetDone, StepDone, Value
 from remote_env.resuming import SESSION_LASTS
 from remote_env.shared_session import Begun
 
@@ -47,12 +46,7 @@ class PolledClient(RobotClient):
         Raises:
             LocalProtocolError: If what was begun before was not finished.
         """
-        number = check_seed(seed)
-        plain = None if options is None else dict(options)
-
-        def make(id: int) -> Reset:
-            return Reset(id, seed=number, options=plain, take=take, max_steps=max_steps)
-
+        make = self._reset_of(seed, options, take=take, max_steps=max_steps)
         self._may_hold_lease = True
         self._cancel_begun = threading.Event()
         self._resets.add(self._cancel_begun)

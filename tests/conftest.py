@@ -17,6 +17,7 @@ from blockbuster import blockbuster_ctx
 from sample_robots import Counter
 
 import remote_env
+from remote_env.protocol import Connection, Role
 from remote_env.transport import fast_server, shared_memory, shared_offer
 from remote_env_server import Robot, RobotServer
 
@@ -73,6 +74,21 @@ def nothing_blocks_an_event_loop():
 @pytest.fixture
 def slowdown():
     return SLOWDOWN
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many bytes each frame had that a client received."""
+    noted = []
+    receive = Connection.receive
+
+    def note(connection, frame, now):
+        if connection.role is Role.CLIENT:
+            noted.append(len(frame))
+        return receive(connection, frame, now)
+
+    monkeypatch.setattr(Connection, "receive", note)
+    return noted
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from watching import RawObserver
 from remote_env import RemoteRobotEnv, RobotClient, StreamRequest, observe
 from remote_env.errors import ConfigurationError, RemoteProtocolError
 from remote_env.pixels import grey, intrinsics_of, nearest, shrink
-from remote_env.protocol import Connection, OnStale, Role, Subscribe, compressing
+from remote_env.protocol import OnStale, Subscribe, compressing
 from remote_env.protocol.compressing import available_codecs
 from remote_env.testing import Direction, FaultProxy
 from remote_env_server import LocalRobotEnv
@@ -23,21 +23,6 @@ from remote_env_server.views import derive
 
 PICTURE = HEIGHT * WIDTH * 3
 SMALL = {"image_size": (16, 20)}
-
-
-@pytest.fixture
-def sizes(monkeypatch):
-    """How many bytes each frame had that a client received."""
-    noted = []
-    receive = Connection.receive
-
-    def note(connection, frame, now):
-        if connection.role is Role.CLIENT:
-            noted.append(len(frame))
-        return receive(connection, frame, now)
-
-    monkeypatch.setattr(Connection, "receive", note)
-    return noted
 
 
 @pytest.fixture

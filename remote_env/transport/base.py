@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from remote_env.errors import DeadlineExceededError
 from remote_env.protocol.codec import Buffer
 
-__all__ = ["Accept", "Frame", "FrameHandler", "FrameSink", "Link", "Listener", "join"]
+__all__ = [
+    "Accept",
+    "Frame",
+    "FrameHandler",
+    "FrameSink",
+    "Link",
+    "LinkWithoutFile",
+    "Listener",
+    "join",
+]
 
 Frame: TypeAlias = Sequence[Buffer]
 
@@ -86,6 +96,26 @@ class Link(Protocol):
 
     def abort(self) -> None:
         """End the connection without a word, at once. Idempotent; safe from any thread."""
+
+
+class LinkWithoutFile(Link, Protocol):
+    """A ``Link`` whose frames come out of a queue: no selector can wait for it."""
+
+    def receive_nowait(self) -> Buffer | None:
+        """See ``Link.receive_nowait``."""
+        try:
+            return self.receive(0.0)
+        except DeadlineExceededError:
+            return None
+
+    def fileno(self) -> int:
+        """See ``Link.fileno``."""
+        return -1
+
+    @property
+    def has_unread(self) -> bool:
+        """See ``Link.has_unread``; that cannot be seen from here."""
+        return False
 
 
 class FrameSink(Protocol):

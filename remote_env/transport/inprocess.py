@@ -13,7 +13,7 @@ from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
 )
-from remote_env.transport.base import Accept, Frame, FrameHandler, join
+from remote_env.transport.base import Accept, Frame, FrameHandler, LinkWithoutFile, join
 
 __all__ = ["SCHEME", "InProcessLink", "InProcessListener", "connect"]
 
@@ -22,7 +22,7 @@ _listeners: dict[str, InProcessListener] = {}
 _lock = threading.Lock()  # guards _listeners
 
 
-class InProcessLink:
+class InProcessLink(LinkWithoutFile):
     """The client's end. The server's handler runs on the thread that sends."""
 
     def __init__(self, peer_name: str) -> None:
@@ -63,22 +63,6 @@ class InProcessLink:
             raise ConnectionLostError(f"the connection is closed: {self._closed_because}")
         self._count(-len(frame))
         return frame
-
-    def receive_nowait(self) -> bytearray | None:
-        """See ``Link.receive_nowait``."""
-        try:
-            return self.receive(0.0)
-        except DeadlineExceededError:
-            return None
-
-    def fileno(self) -> int:
-        """See ``Link.fileno``; what comes in is in a queue."""
-        return -1
-
-    @property
-    def has_unread(self) -> bool:
-        """See ``Link.has_unread``; that cannot be seen from here."""
-        return False
 
     def serve_control_frames(self) -> None:
         """See ``Link.serve_control_frames``; there are none."""

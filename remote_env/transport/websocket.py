@@ -16,7 +16,7 @@ from remote_env.errors import (
     DeadlineExceededError,
     RemoteProtocolError,
 )
-from remote_env.transport.base import Frame
+from remote_env.transport.base import Frame, LinkWithoutFile
 from remote_env.transport.kernel import cut_off, name, time_since_data
 
 __all__ = ["WebSocketLink"]
@@ -24,7 +24,7 @@ __all__ = ["WebSocketLink"]
 _CLEARS_UP_WITHIN: Final = 0.05  # seconds
 
 
-class WebSocketLink:
+class WebSocketLink(LinkWithoutFile):
     """One connection. Copies every frame once on each way."""
 
     def __init__(self, connection: ClientConnection, url: str) -> None:
@@ -56,22 +56,6 @@ class WebSocketLink:
         if isinstance(frame, str):
             raise RemoteProtocolError(f"{self._url} sent text; frames are binary")
         return bytearray(frame)
-
-    def receive_nowait(self) -> bytearray | None:
-        """See ``Link.receive_nowait``."""
-        try:
-            return self.receive(0.0)
-        except DeadlineExceededError:
-            return None
-
-    def fileno(self) -> int:
-        """See ``Link.fileno``; what comes in is in a queue."""
-        return -1
-
-    @property
-    def has_unread(self) -> bool:
-        """See ``Link.has_unread``; that cannot be seen from here."""
-        return False
 
     def serve_control_frames(self) -> None:
         """See ``Link.serve_control_frames``; the library's thread does that."""

@@ -12,7 +12,7 @@ from watching import RawObserver
 
 from remote_env import RobotClient, observe
 from remote_env.errors import RemoteProtocolError
-from remote_env.protocol import Connection, OnStale, Role, Subscribe
+from remote_env.protocol import OnStale, Subscribe
 from remote_env.testing import Direction, FaultProxy
 from remote_env_server import CameraConfig, Mode, ProprioConfig, Robot
 from remote_env_server.leaving_out import LeftOut
@@ -71,21 +71,6 @@ def assert_right(observation, steps):
     for name, value in expected(steps).items():
         assert (observation[name] == value).all(), name
     assert observation["steps"] == [steps]
-
-
-@pytest.fixture
-def sizes(monkeypatch):
-    """How many bytes each frame had that the client received."""
-    noted = []
-    receive = Connection.receive
-
-    def note(connection, frame, now):
-        if connection.role is Role.CLIENT:
-            noted.append(len(frame))
-        return receive(connection, frame, now)
-
-    monkeypatch.setattr(Connection, "receive", note)
-    return noted
 
 
 def test_a_picture_that_has_not_changed_is_not_sent(serve, connect, sizes):
