@@ -167,9 +167,11 @@ def _explained(url: str, timeout: float) -> Iterator[None]:
     except socket.gaierror as error:
         raise ConnectFailedError(f"the host of {url} is not known: {error.strerror}") from error
     except (ConnectionRefusedError, FileNotFoundError) as error:
+        path = unix_sockets.path_in(url)
+        option, what = ("", "port") if path is None else (f" --unix {path}", "path")
         raise ConnectFailedError(
-            f"nothing listens at {url}; start a robot there with 'remote-env serve NAME', or "
-            "check the port"
+            f"nothing listens at {url}; start a robot there with 'remote-env serve NAME{option}', "
+            f"or check the {what}"
         ) from error
     except OSError as error:
         if isinstance(error, PermissionError) and unix_sockets.path_in(url) is not None:

@@ -205,8 +205,9 @@ def test_a_url_without_an_absolute_path_is_refused(url):
 
 def test_nothing_there_is_said(path):
     for _ in range(2):
-        with pytest.raises(ConnectFailedError, match="nothing listens at ws\\+unix://"):
+        with pytest.raises(ConnectFailedError, match="nothing listens at ws\\+unix://") as caught:
             can_connect(path)
+        assert f"--unix {path}', or check the path" in str(caught.value)
         if not path.exists():
             abandoned(path)
 
