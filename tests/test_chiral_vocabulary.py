@@ -14,6 +14,7 @@ import pytest
 import remote_env  # noqa: F401 (registers the environment)
 import remote_env_server as chiral
 from remote_env_server import Robot, RobotServer
+from remote_env_server.logs import wait_for_logs
 
 HEIGHT, WIDTH, JOINTS = 480, 640, 7
 
@@ -77,4 +78,5 @@ def test_it_is_stepped_by_gym_make(caplog):
         assert info["remote"]["cameras"]["cam"]["intrinsics"][0, 0] == 600
         assert info["remote"]["incoherent"] == ["cam"]
     robot.ends = True
+    wait_for_logs()
     assert "declares no action_space; taking" in caplog.text

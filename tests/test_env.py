@@ -11,6 +11,7 @@ from sample_robots import Clipping, Counter, Limited, Rig
 
 import remote_env
 from remote_env import errors
+from remote_env_server.logs import wait_for_logs
 
 # What it promises
 
@@ -20,6 +21,7 @@ def test_the_first_line_a_newcomer_types_works(caplog):
         observation, info = env.reset(seed=1)
         assert env.observation_space.contains(observation)
         assert info["remote"]["seed_applied"] is True
+    wait_for_logs()
     assert [r.message for r in caplog.records if "no url was given" in r.message] != []
 
 

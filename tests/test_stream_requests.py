@@ -19,6 +19,7 @@ from remote_env.requesting import Wishes, derived_arrays, requested, resolve
 from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env.stream_requests import read_request
 from remote_env_server import CameraConfig, ProprioConfig
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.streams import describe_streams, observation_space_of
 from remote_env_server.views import derive
 from tests.protocol.strategies import values
@@ -301,6 +302,7 @@ def test_auto_is_encoded_where_it_is_not():
 def test_what_was_chosen_is_said(caplog):
     with caplog.at_level(logging.INFO):
         choose(1e6)
+    wait_for_logs()
     assert "cam/image jpeg, cam/depth depth16, thermal/image raw" in caplog.text
 
 
@@ -313,6 +315,7 @@ def test_auto_is_raw_on_this_machine_and_nothing_is_measured(url):
 
 def test_auto_without_the_other_side_is_raw_and_says_so(caplog):
     assert choose(1e6, capabilities=["codec.depth16"])[0] == ["raw", "depth16", "raw", "raw"]
+    wait_for_logs()
     assert "one side lacks" in caplog.text
 
 

@@ -7,6 +7,7 @@ import pytest
 from sample_robots import Rig
 
 from remote_env.errors import ConfigurationError
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.sensors import SensorThread, failed_threads
 from remote_env_server.testing import inject
 
@@ -128,6 +129,7 @@ def test_a_sensor_that_was_stopped_has_not_failed_if_its_end_raises(sense, caplo
 
     sensor = sense(lambda: None, hz=100.0, at_end=end)
     assert sensor.stop()
+    wait_for_logs()
     assert "no context" in caplog.text
     assert sensor.statistics().failure is None
 
@@ -142,6 +144,7 @@ def test_a_sensor_whose_end_hangs_is_not_started_again(sense, slowdown, caplog):
     sensor = sense(fail, at_end=lambda: go_on.wait(60))
     wait_until(lambda: sensor.statistics().failure is not None, slowdown)
     sensor.restart_if_failed(timeout=0.01)
+    wait_for_logs()
     assert "at_end still blocks" in caplog.text
     assert sensor.statistics().failure is not None
     go_on.set()

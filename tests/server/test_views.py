@@ -15,6 +15,7 @@ from remote_env.requesting import requested
 from remote_env.spec import Mode, RobotSpec, StreamKind
 from remote_env_server import CameraConfig, ProprioConfig
 from remote_env_server.buffers import CameraBuffer, Field
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.streams import describe_streams, observation_space_of
 from remote_env_server.views import View, derive
 
@@ -305,6 +306,7 @@ def test_an_encoder_that_fails_leaves_the_camera_alone(camera, monkeypatch, capl
         with pytest.raises(ZeroDivisionError):
             view.arrays_of(view.choose(fields))
     assert fields["cam/image"].sequence == 1
+    wait_for_logs()
     assert "could not be prepared" in caplog.text
     assert view.arrays_of(view.choose(fields))[1].dtype == np.uint8
 

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformReward
 
 from remote_env import GoalReward
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.robots.goal_proof import prove_goal_reward
 from remote_env_server.robots.gymnasium_env import GymnasiumConfig, GymnasiumRobot
 
@@ -163,6 +164,7 @@ def test_goals_of_single_precision_are_compared_in_single_precision(monkeypatch)
 )
 def test_a_reward_that_is_not_proven_is_not_described_and_the_log_says_why(make, reason, caplog):
     assert prove_goal_reward(make(), make) is None
+    wait_for_logs()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(type(make().unwrapped).__name__ + " has goals, but ")
@@ -172,6 +174,7 @@ def test_a_reward_that_is_not_proven_is_not_described_and_the_log_says_why(make,
 @pytest.mark.parametrize("make", [WithoutGoals, WithoutFunction])
 def test_an_environment_without_goals_is_passed_over_in_silence(make, made, caplog):
     assert prove_goal_reward(make(), make) is None
+    wait_for_logs()
     assert caplog.records == []
     assert len(made) == 1
 

@@ -11,6 +11,7 @@ pytest.importorskip("mujoco")
 
 from remote_env.errors import ConfigurationError, RobotFaultError, SensorError, UnknownOptionError
 from remote_env.spec import Mode
+from remote_env_server.logs import wait_for_logs
 from remote_env_server.robots import find_robot, headless
 from remote_env_server.robots.mujoco_robot import MujocoRobot
 from remote_env_server.robots.mujoco_simulation import MujocoConfig
@@ -226,6 +227,7 @@ def test_without_a_way_to_render_the_rest_is_served_and_says_why(write, monkeypa
     finally:
         monkeypatch.undo()
         headless.find.cache_clear()
+    wait_for_logs()
     assert "apt-get install" in caplog.text
     assert "apt-get install" in robot.get_metadata()["no_camera"]
     assert not any("image" in stream.name for stream in robot.streams())
