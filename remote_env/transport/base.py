@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 from remote_env.errors import DeadlineExceededError
 from remote_env.protocol.codec import Buffer
+from remote_env.transport.lending import Borrower
 
 __all__ = [
     "Accept",
@@ -145,12 +146,18 @@ class FrameSink(Protocol):
             reason: At most 120 bytes.
         """
 
+    def lend(self, borrower: Borrower) -> None:
+        """Offer what comes in next to a thread that waits for it; never blocks.
+
+        A transport that cannot do that does nothing. See ``lending.py``.
+        """
+
 
 class FrameHandler(Protocol):
     """What a transport drives, for one connection."""
 
     def on_frame(self, frame: Buffer) -> None:
-        """Take the next frame; never blocks."""
+        """Take the next frame; never blocks. On the network thread, or a borrower's."""
 
     def on_close(self, reason: str) -> None:
         """The connection is gone; called once, last."""

@@ -89,14 +89,25 @@ class FastListener(WebSocketListener):
                 self._waker.send(b"\0")
 
     def watch(self, connection: FastConnection, *, is_writing: bool) -> None:
-        """Call ``flush`` when there is room to send, or do not."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if is_writing else 0)
-        if self._selector.get_key(connection.sock).events != events:
+        """Read what comes, if that is not lent; call ``flush`` when there is room, or do not."""
+        events = 0 if connection.is_lent else selectors.EVENT_READ
+        events |= selectors.EVENT_WRITE if is_writing else 0
+        known = self._selector.get_map().get(connection.sock)
+        if known is None and events:
+            self._selector.register(connection.sock, events, connection)
+        elif known is not None and not events:
+            self._selector.unregister(connection.sock)
+        elif known is not None and known.events != events:
             self._selector.modify(connection.sock, events, connection)
+
+    def read_again(self, connection: FastConnection) -> None:
+        """Take up what another thread has left in memory."""
+        self._eager[connection] = None
 
     def forget(self, connection: FastConnection) -> None:
         """Serve a connection no more."""
-        self._selector.unregister(connection.sock)
+        if connection.sock in self._selector.get_map():  # not while it is lent
+            self._selector.unregister(connection.sock)
         self._connections.discard(connection)
         self._eager.pop(connection, None)
 

@@ -7,9 +7,10 @@ network thread. Everything that is sent to a peer goes through one queue, so a p
 inside a frame. To a peer on this machine a large frame goes through memory that both share, if
 that was agreed (``shared_memory.py``): one copy, and a short reference in its place.
 
-What comes in: usual frames (``fast_frames.py``) are cut out here; everything else is fed to the
+What comes in: usual frames (``fast_frames.py``) are cut out; everything else is fed to the
 Sans-I/O protocol of the ``websockets`` library, which shakes hands, answers pings, joins
-fragments, and closes. ``fast_listener.py`` drives it.
+fragments, and closes. ``fast_listener.py`` drives it, on the network thread; in lockstep the
+control thread reads what its learner sends (``lending.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from remote_env.protocol.codec import Buffer
 from remote_env.transport import fast_frames
 from remote_env.transport.base import Accept, Frame, FrameHandler
 from remote_env.transport.connecting import SUBPROTOCOL
+from remote_env.transport.incoming import Incoming
 from remote_env.transport.kernel import cut_off, unsent
+from remote_env.transport.lending import LendsItself
 from remote_env.transport.listening import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_EVERY, PONG_WITHIN
 from remote_env.transport.outbox import Outbox
 from remote_env.transport.shared_memory import LEAST, Lender
@@ -44,16 +47,16 @@ logger = logging.getLogger(__name__)
 _library_logger = logging.getLogger("remote_env.websockets")
 
 _NEVER: Final = float("inf")
-_LONGEST_HEAD: Final = 16 << 10
 
 
-class FastConnection:
+class FastConnection(LendsItself):
     """One peer: see ``FrameSink``, which any thread may use. The rest is the network thread's."""
 
     def __init__(
         self, sock: socket.socket, name: str, network: FastListener, accept: Accept
     ) -> None:
         """Take a connection whose peer has not spoken yet."""
+        super().__init__(network)
         self.sock = sock
         self.peer_name = name
         self._network = network
@@ -68,9 +71,7 @@ class FastConnection:
         )
         self._library = fast_frames.Library(self._protocol)
         self._handler: FrameHandler | None = None
-        # What came and was not taken up, and how much of its first frame is for the library.
-        self._received = bytearray()
-        self._passing = 0
+        self._incoming = Incoming(sock, self._library)
         self._outbox = Outbox(sock)
         self._is_closing = self._is_over = False
         now = time.monotonic()
@@ -118,47 +119,39 @@ class FastConnection:
     def read(self, scratch: bytearray) -> None:
         """Take what came into memory."""
         try:
-            size = self.sock.recv_into(scratch)
+            size = self._incoming.read(scratch)
         except BlockingIOError:
             return
-        except OSError:
-            size = 0
         self._heard_at = time.monotonic()
-        if size:
-            self._received += memoryview(scratch)[:size]
-        else:
+        if not size:
             self._protocol.receive_eof()
             self._obey_library()
             self.end()
 
     def take_next(self) -> bool:
         """Take up one frame; return whether there may be another one in memory."""
-        received = self._received
-        if self._protocol.state is State.CONNECTING:
-            end = fast_frames.end_of_head(received)
-            if end < 0 and len(received) <= _LONGEST_HEAD:
-                return False
-            self._passing = len(received) if end < 0 else end  # behind it are frames, for us
-        if self._passing:
-            part = bytes(received[: self._passing])
-            self._passing -= len(part)
-            del received[: len(part)]
+        if (frame := self._incoming.cut()) is not None:
+            self._hand_over(frame)
+        elif part := self._incoming.cut_for_library():
             self._feed(part)
-            return bool(received) and not self._is_over
-        header = fast_frames.read_header(received, 0, len(received))
-        if header is None:
+        else:
             return False
-        end = header.size + header.length
-        if not (self._library.is_open and self._library.is_usual(header)):
-            self._passing = end
+        return bool(self._incoming) and not self._is_over
+
+    def read_lent(self, scratch: bytearray) -> bool:
+        """See ``LendsItself.read_lent``."""
+        try:
+            size = self._incoming.read(scratch)
+        except BlockingIOError:
             return True
-        if len(received) < end:
-            return False
-        key = bytes(received[header.size - 4 : header.size])
-        frame = bytearray(fast_frames.mask(received[header.size : end], key))
-        del received[:end]
-        self._hand_over(frame)
-        return bool(received) and not self._is_over
+        self._heard_at = time.monotonic()
+        while (frame := self._incoming.cut()) is not None:
+            self._hand_over(frame)
+        return size > 0 and not self._incoming.is_for_library
+
+    @property
+    def _may_lend(self) -> bool:
+        return self.is_open and self._library.is_open and not self._incoming
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -207,12 +200,14 @@ class FastConnection:
 
     def say_close(self, code: int, reason: str) -> None:
         """Close after what was sent so far."""
+        self.take_back()
         if self._library.is_open and not self._is_over:
             self._protocol.send_close(code, reason)
             self._obey_library()
 
     def look_at_clock(self, now: float) -> None:
-        """Ping, and end what takes too long."""
+        """Ping, end what takes too long, and read again what another thread does not."""
+        self.take_back(only_from_who_is_away=True)
         is_open = self._library.is_open
         if now >= self._deadline and is_open:
             hello = self._network.hello_timeout
@@ -231,6 +226,7 @@ class FastConnection:
         if self._is_over:
             return
         self._is_over = True
+        self.end_loan()
         if self._offer is not None:
             self._offer.take()
         self._lender = self._offer = None

@@ -14,6 +14,7 @@ from remote_env.errors import (
     DeadlineExceededError,
 )
 from remote_env.transport.base import Accept, Frame, FrameHandler, LinkWithoutFile, join
+from remote_env.transport.lending import Borrower
 
 __all__ = ["SCHEME", "InProcessLink", "InProcessListener", "connect"]
 
@@ -121,6 +122,9 @@ class _Sink:
 
     def backlog(self) -> int:
         return self._link.unread
+
+    def lend(self, borrower: Borrower) -> None:
+        pass  # who sends is who calls
 
     def close(self, code: int, reason: str) -> None:
         self._link.end_by_server(reason)

@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 from remote_env.transport.base import Accept, Frame, FrameHandler
 from remote_env.transport.connecting import SUBPROTOCOL
 from remote_env.transport.kernel import unsent
+from remote_env.transport.lending import Borrower
 from remote_env.transport.listening import (
     CLOSE_TIMEOUT,
     OPEN_TIMEOUT,
@@ -72,6 +73,9 @@ class _Sink:
         transport = self._connection.transport
         sock = transport.get_extra_info("socket")
         return self._queued + transport.get_write_buffer_size() + unsent(sock)
+
+    def lend(self, borrower: Borrower) -> None:
+        pass  # its socket is asyncio's
 
     def close(self, code: int, reason: str) -> None:
         short = reason.encode()[:120].decode("utf-8", "ignore")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import select
 import sys
 import threading
 import time
@@ -20,7 +21,9 @@ from remote_env.errors import (
 )
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode, RobotSpec
+from remote_env.transport import FrameSink
 from remote_env_server.loop import Loop
+from remote_env_server.mailbox import Mailbox
 from remote_env_server.requests import (
     Captured,
     HoldRequest,
@@ -71,7 +74,10 @@ class ControlLoop:
         self._mode = mode
         self._is_realtime = mode is not Mode.LOCKSTEP
         self._realtime_priority = realtime_priority
-        self._mailbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[Request | None] | Mailbox = queue.SimpleQueue()
+        self._borrower: Mailbox | None = None
+        if not self._is_realtime and hasattr(select, "poll"):
+            self._mailbox = self._borrower = Mailbox()
         self._thread = threading.Thread(target=self._run, name="remote-env control", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -159,6 +165,14 @@ class ControlLoop:
                 request.finish(RobotFaultError("the robot's server is stopping"))
             return
         self._mailbox.put(request)
+
+    def follow(self, sink: FrameSink) -> None:
+        """Read what a peer sends next on the control thread, in lockstep, if its transport can.
+
+        Never blocks. In real time the network thread reads: this one has periods to keep.
+        """
+        if self._borrower is not None:
+            sink.lend(self._borrower)
 
     def emergency_stop(self, by: str) -> None:
         """Stop the robot ahead of everything that waits; never blocks. Safe from any thread.
@@ -258,6 +272,8 @@ class ControlLoop:
             while not self._stopping.is_set():
                 self._serve_next()
         finally:
+            if self._borrower is not None:
+                self._borrower.close()
             self._loop.close()
 
     def _try_priority(self) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,7 +58,7 @@ from remote_env_server.resetting import wait_for_first_observation
 from remote_env_server.robot import Robot
 from remote_env_server.showcase import Showcase
 from remote_env_server.ticks import TickClock
-from remote_env_server.timing import wait_until
+from remote_env_server.timing import Inbox, wait_until
 
 __all__ = ["Loop"]
 
@@ -157,7 +156,7 @@ class Loop:
         """Hold, after a bug of ours."""
         self._end_episode(EndReason.ROBOT, must_hold=True, cause="the server failed")
 
-    def serve_next(self, mailbox: queue.SimpleQueue[Request | None]) -> None:
+    def serve_next(self, mailbox: Inbox[Request | None]) -> None:
         """Wait for the next request or the next thing to do in time, and do it."""
         due = self._pending.due if self._pending else math.inf
         wake_at = min(due, self.mover.watchdog.deadline, self._hold_again_at)

@@ -314,6 +314,8 @@ class Peer:
             is_again=is_again,
         )
         self._session.handle(asked)
+        if (sink := self._sink) is not None:
+            self._session.control.follow(sink)
 
     def _check_may_control(self) -> None:
         if not self._may_control:

@@ -20,11 +20,11 @@ import queue
 import sys
 import threading
 import time
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 __all__ = ["sharpen_timers", "try_realtime_priority", "wait_until"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _PR_SET_TIMERSLACK: Final = 29  # linux/prctl.h
 
@@ -86,7 +86,20 @@ def try_realtime_priority(priority: int) -> str | None:
     return None
 
 
-def wait_until(deadline: float, mailbox: queue.SimpleQueue[T]) -> T | None:
+class Inbox(Protocol[T_co]):
+    """Where messages come in, such as a ``queue.SimpleQueue``."""
+
+    def get(self, *, timeout: float | None = None) -> T_co:
+        """Wait for a message; raises ``queue.Empty`` if none came in time."""
+
+    def get_nowait(self) -> T_co:
+        """Return a message; raises ``queue.Empty`` if there is none."""
+
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+
+
+def wait_until(deadline: float, mailbox: Inbox[T_co]) -> T_co | None:
     """Wait for a message, at most until a deadline, and be late by microseconds only.
 
     A message that is there, or comes, is returned at once; only one that comes in the last

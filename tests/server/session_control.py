@@ -59,6 +59,9 @@ class ModelControl:
         self.world.note_submitted(request)
         self.mailbox.append(request)
 
+    def follow(self, sink):
+        """Frames of these connections come when the test says so."""
+
     def emergency_stop(self, by):
         self.world.note_told(("stop", by))
         self.is_pressed = True

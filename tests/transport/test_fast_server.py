@@ -14,53 +14,29 @@ import time
 
 import pytest
 from beside import Beside, wait_for
-from websockets.client import ClientProtocol
+from fast_peers import MOST, MUCH, REQUEST, Follower, Peer, ServerEnd, frame, payload_of_close
 from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import OPEN
-from websockets.uri import parse_uri
-from wires import ByHand
 
 from remote_env.errors import ConfigurationError
 from remote_env.transport import connect, fast_listener, fast_server
 from remote_env.transport.fast_listener import FastListener
 
-MOST = 1 << 20
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-    b"Sec-WebSocket-Protocol: remote-robot-env\r\n%s\r\n"
-)
 BRIEF = b"Robot-Visit: brief\r\n"
-MUCH = 32 << 20  # more than the buffers of the system hold
 
 
-class ServerEnd:
-    """A handler that remembers what it is told, and answers if it is told to."""
-
-    def __init__(self, sink):
-        self.sink = sink
-        self.frames = queue.SimpleQueue()
-        self.ended = threading.Event()
-        self.reason = ""
-
-    def on_frame(self, frame):
-        if frame == b"fail":
-            raise ValueError("a bug, on purpose")
-        self.frames.put(bytes(frame))
-
-    def on_close(self, reason):
-        assert not self.ended.is_set(), "told twice"
-        self.reason = reason
-        self.ended.set()
-        if reason == "fail (3000)":
-            raise ValueError("another bug, on purpose")
-
-    def get(self):
-        return self.frames.get(timeout=5)
+@pytest.fixture(params=["network thread reads", "another thread reads"])
+def follower(request):
+    """Who else reads what peers send; None if that is the network thread's alone."""
+    if request.param == "network thread reads":
+        yield None
+        return
+    follower = Follower()
+    yield follower
+    follower.stop()
 
 
 @pytest.fixture
-def start():
+def start(follower):
     """Start listeners; stops them at the end."""
     listeners = []
 
@@ -71,6 +47,10 @@ def start():
 
         def accept(sink):
             listener.ends.put(one := end(sink))
+            if follower is not None:
+                sink.lend(follower.mailbox)
+                take = one.on_frame
+                one.on_frame = lambda frame: (sink.lend(follower.mailbox), take(frame))
             return one
 
         listener.start(accept)
@@ -85,43 +65,6 @@ def start():
 @pytest.fixture
 def listener(start):
     return start()
-
-
-class Peer(ByHand):
-    """A client by hand."""
-
-    def __init__(self, listener, *, shakes=True, headers=b""):
-        self.sock = socket.create_connection((listener.host, listener.port), timeout=10)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        uri = parse_uri("ws://127.0.0.1")
-        self._reading = ClientProtocol(uri, state=OPEN, max_size=MUCH + 1)
-        if shakes:
-            self.sock.sendall(REQUEST % headers)
-            self.hear_answer()
-            self.end = listener.ends.get(timeout=5)
-
-    def hear_answer(self):
-        """Read the answer to the handshake; return its first line."""
-        data = b""
-        while b"\r\n\r\n" not in data:
-            some = self.sock.recv(4096)
-            assert some, data
-            data += some
-        head, _, behind = data.partition(b"\r\n\r\n")
-        self._reading.receive_data(behind)
-        return head.split(b"\r\n")[0]
-
-    def hear_close(self):
-        (frame,) = self.hear()
-        assert frame.opcode is Opcode.CLOSE
-        close = Close.parse(frame.data)
-        return close.code, close.reason
-
-    def hear_end(self):
-        """Wait for the end, whichever it is."""
-        with contextlib.suppress(ConnectionResetError):
-            while self.sock.recv(1 << 20):
-                pass
 
 
 @pytest.fixture
@@ -143,10 +86,6 @@ def peer(meet):
 
 def noise(size):
     return random.Random(size).randbytes(size)
-
-
-def frame(data=b"", opcode=Opcode.BINARY, fin=True):
-    return Frame(opcode, data, fin).serialize(mask=True)
 
 
 # What comes in
@@ -221,10 +160,6 @@ def test_what_may_not_be_is_the_end_and_the_peer_is_told(peer, raw, code):
     peer.sock.close()
     assert peer.end.ended.wait(5)
     assert peer.end.frames.empty()
-
-
-def payload_of_close(code):
-    return Close(code, "").serialize()
 
 
 # What goes out
@@ -429,6 +364,11 @@ def test_two_hundred_connections_come_and_go_and_leave_nothing(start):
     def counts():
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
+    first = Peer(listener)  # a borrower has files of its own from now on
+    first.say(frame(b"x"))
+    first.end.get()
+    first.sock.close()
+    wait_for(lambda: not listener._connections)
     before = counts()
     for number in range(200):
         peer = Peer(listener, shakes=number % 4 != 0)

@@ -1,0 +1,130 @@
+"""Where requests for the control thread come in, which may fetch the next one itself.
+
+In lockstep a step is done as soon as it comes. While the control thread waits for it, it reads
+the socket of the peer that sent the one before (``remote_env.transport.lending``), so that
+nothing is handed from thread to thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import select
+import socket
+import time
+
+from remote_env.transport.lending import Loan
+from remote_env_server.requests import Request
+
+__all__ = ["Mailbox"]
+
+
+class Mailbox:
+    """As ``queue.SimpleQueue``, of requests and, to look again, of None.
+
+    One thread gets and closes, any thread puts.
+    """
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._loan: Loan | None = None
+        # Whose file is in _poll, beside one of a pair by which others wake us.
+        self._watched: Loan | None = None
+        self._file = -1
+        self._pair: tuple[socket.socket, ...] = ()
+        self._is_polling = self._is_closed = False
+        self._turns = self._turns_seen = 0
+
+    def put(self, request: Request | None) -> None:
+        """Add a request; never blocks. Safe from any thread."""
+        self._queue.put(request)
+        if self._is_polling:
+            with contextlib.suppress(OSError):  # full: it will wake
+                self._pair[1].send(b"\0")
+
+    def borrow(self, loan: Loan) -> None:
+        """See ``Borrower.borrow``."""
+        before, self._loan = self._loan, loan
+        if before is not None:
+            before.give_back()
+        if self._is_closed:
+            loan.give_back()
+        self.put(None)
+
+    def is_away(self) -> bool:
+        """See ``Borrower.is_away``."""
+        before, self._turns_seen = self._turns_seen, self._turns
+        return before == self._turns and not self._is_polling
+
+    def close(self) -> None:
+        """Read nobody's socket any more. Idempotent."""
+        self._is_closed = True
+        if self._loan is not None:
+            self._loan.give_back()
+        for sock in self._pair:
+            sock.close()
+
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._queue.empty()
+
+    def get_nowait(self) -> Request | None:
+        """Return the next request.
+
+        Raises:
+            queue.Empty: If there is none.
+        """
+        return self._queue.get_nowait()
+
+    def get(self, timeout: float | None = None) -> Request | None:
+        """Wait for the next request, at most for some seconds.
+
+        Raises:
+            queue.Empty: If none came.
+        """
+        self._turns += 1
+        loan = self._loan
+        if loan is None:
+            return self._queue.get(timeout=timeout)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self._queue.get_nowait()
+            except queue.Empty:
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise
+            self._wait(loan, left)
+
+    def _wait(self, loan: Loan, timeout: float) -> None:
+        """Read what the peer sends, or wait until there is another reason to look again."""
+        if loan is not self._watched:
+            self._watch(loan)
+        if loan.is_over and self._file >= 0:
+            self._poll.unregister(self._file)
+            self._file = -1
+        self._is_polling = True
+        try:
+            # Again: who put something just now did not know that we wait.
+            if not self._queue.empty():
+                return
+            ready = self._poll.poll(None if timeout == math.inf else math.ceil(timeout * 1e3))
+        finally:
+            self._is_polling = False
+        for file, _ in ready:
+            if file == self._file:
+                loan.read()
+            else:
+                self._pair[0].recv(4096)
+
+    def _watch(self, loan: Loan) -> None:
+        if not self._pair:
+            self._pair = socket.socketpair()
+            for sock in self._pair:
+                sock.setblocking(False)
+        self._watched, self._file = loan, loan.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._pair[0], select.POLLIN)
+        if self._file >= 0:
+            self._poll.register(self._file, select.POLLIN)
