@@ -5,10 +5,11 @@ python benchmarks/where_time_goes.py [--payload P0] [--steps 2000] [--free] [--j
 A profiler that is called at every function distorts a step of some hundred microseconds beyond
 use, so a few functions, named below, are wrapped instead; each call notes when it began and ended,
 on the clock that both processes share. The line of time of a step runs through the learner's
-thread, the server's network thread and its control thread, and back; each moment of it belongs
-to the innermost call that is going on there, or to the way between two threads. Means are of the
-steps between the quartiles, so the parts add up to the whole. What the wrapping itself costs is
-measured too, and so is the CPU of each thread, without it. Only the fast lane is known here.
+thread, the robot's, and back; each moment of it belongs to the innermost call that is going on
+there, or to the way between them. The robot's thread is the control thread, which reads its
+learner's steps itself. Means are of the steps between the quartiles, so the parts add up to the
+whole. What the wrapping itself costs is measured too, and so is the CPU of each thread, without
+it. Only the fast lane is known here.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ __all__ = ["Profile", "profile"]
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 STEP: Final = "learner: env.step itself"
 SEND, RECEIVE = "learner: write to the socket", "learner: wait and read from the socket"
-SUBMIT, SERVE = "network thread: hand over", "control thread: the loop itself"
-ANSWER: Final = "control thread: write to the socket"
-THERE, OVER, BACK = "way there, wake-up", "hand-over, wake-up", "way back, wake-up"
-NETWORK: Final = "network thread: rest"
+SUBMIT, SERVE = "robot: hand to the loop", "robot: the loop itself"
+ANSWER: Final = "robot: write to the socket"
+THERE, OVER, BACK = "way there, wake-up", "hand-over", "way back, wake-up"
+NETWORK: Final = "robot: peer, rules"
 
 # Module, name in it, and what its own time is called. What is not there any more is said.
 LEARNER: Final = (
@@ -65,18 +66,18 @@ LEARNER: Final = (
     ("remote_env.translation", "Translator.step", "learner: to observation and info"),
 )
 SERVER: Final = (
-    ("remote_env.transport.fast_server", "FastConnection.read", "network thread: read"),
+    ("remote_env.transport.incoming", "Incoming.read", "robot: read"),
     ("remote_env_server.peer", "Peer.on_frame", NETWORK),
-    ("remote_env.protocol.connection", "Connection.receive", "network thread: decode"),
-    ("remote_env_server.safety", "ActionGuard.check", "network thread: action guard"),
+    ("remote_env.protocol.connection", "Connection.receive", "robot: decode"),
+    ("remote_env_server.safety", "ActionGuard.check", "robot: action guard"),
     ("remote_env_server.control", "ControlLoop.submit", SUBMIT),
     ("remote_env_server.loop", "Loop.serve", SERVE),
-    ("remote_env_server.driver", "Driver.apply_action", "control thread: apply_action"),
-    ("remote_env_server.driver", "Driver.observe", "control thread: get_obs, snapshot"),
-    ("remote_env_server.driver", "Driver.judge", "control thread: outcome"),
-    ("remote_env_server.peer", "Peer.finish_step", "control thread: finish the step"),
-    ("remote_env_server.answers", "EpisodeAnswers.step_done", "control thread: make the answer"),
-    ("remote_env.protocol.connection", "Connection.send", "control thread: encode"),
+    ("remote_env_server.driver", "Driver.apply_action", "robot: apply_action"),
+    ("remote_env_server.driver", "Driver.observe", "robot: get_obs, snapshot"),
+    ("remote_env_server.driver", "Driver.judge", "robot: outcome"),
+    ("remote_env_server.peer", "Peer.finish_step", "robot: finish the step"),
+    ("remote_env_server.answers", "EpisodeAnswers.step_done", "robot: make the answer"),
+    ("remote_env.protocol.connection", "Connection.send", "robot: encode"),
     ("remote_env.transport.fast_server", "FastConnection.send", ANSWER),
 )
 # What a call was, its thread, its beginning and its end, in nanoseconds.
@@ -315,7 +316,7 @@ def show(console: Console, payload: str, found: Profile) -> None:
     table.add_row("whole step", f"{total:.1f}", "100 %")
     console.print(table)
     ways = sum(us for label, us in found.stages.items() if label in (THERE, OVER, BACK))
-    for side in ("learner", "network thread", "control thread"):
+    for side in ("learner", "robot"):
         own = sum(us for label, us in found.stages.items() if label.startswith(side))
         console.print(f"{side:16}{own:8.1f} us  {own / total:6.1%}", highlight=False)
     console.print(f"{'between threads':16}{ways:8.1f} us  {ways / total:6.1%}", highlight=False)

@@ -243,7 +243,7 @@ def test_a_step_is_followed_through_all_threads_and_nothing_is_missing():
     found = profile((), steps=60, pinned=False)
     assert found.absent == ()  # or the tables at the top of where_time_goes.py need new names
     assert {STEP, THERE, NETWORK, OVER, SERVE, BACK} <= found.stages.keys()
-    assert {"learner: encode", "network thread: decode"} <= found.stages.keys()
+    assert {"learner: encode", "robot: decode"} <= found.stages.keys()
     assert all(us >= 0 for us in found.stages.values())
     assert sum(found.stages.values()) > 20
     assert any("remote-env control" in name for name in found.cpu)
@@ -266,11 +266,11 @@ LEARNER_CALLS = [
     ("learner: decode", 1, 91, 95),
 ]
 SERVER_CALLS = [
-    ("network thread: read", 2, 25, 27),
+    ("robot: read", 2, 25, 27),
     (NETWORK, 2, 28, 44),
-    ("network thread: hand over", 2, 38, 42),
+    ("robot: hand to the loop", 2, 38, 42),
     (SERVE, 3, 50, 80),
-    ("control thread: write to the socket", 3, 70, 76),
+    ("robot: write to the socket", 3, 70, 76),
 ]
 
 
