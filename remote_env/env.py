@@ -207,6 +207,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         self._client = self._make_client(
             url, token=token, owner=owner, connect_timeout=connect_timeout, copy=copy
         )
+        self.url = self._client.url
         deadline = time.monotonic() + connect_timeout
         try:
             spec = self._client.connect()
