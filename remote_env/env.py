@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
     """A robot behind a url, as an environment.
 
-    Spaces come from the robot. Every array handed out is the caller's own and writable. What
-    we add to ``info`` stands under ``info["remote"]``: what the robot's own ``info`` holds
-    stays as it is.
+    Spaces come from the robot; ``url`` says where it is. Every array handed out is the caller's
+    own and writable. What we add to ``info`` stands under ``info["remote"]``: what the robot's own
+    ``info`` holds stays as it is.
 
     =====================  =========================================================
     ``seed_applied``       at reset: whether the seed decides this episode
