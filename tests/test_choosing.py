@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from beside import wait_for
 from sample_robots import Counter
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from remote_env import ConfigurationError, errors
 
 ZEROS = np.zeros(2, np.float32)
+forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +86,12 @@ def test_one_robot_may_be_opened_twice_and_nothing_is_noted(urls, make, notes):
     assert not list(notes.rglob("*.lock"))
 
 
+@forks
 def test_workers_in_processes_of_their_own_get_different_robots(urls):
+    pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
     workers = make_vec_env(
         "RemoteRobot-v0",
         n_envs=2,
@@ -101,6 +105,7 @@ def test_workers_in_processes_of_their_own_get_different_robots(urls):
     workers.close()
 
 
+@forks
 def test_a_process_that_was_forked_keeps_no_robot(urls, make):
     env = make(urls=urls)
     context = multiprocessing.get_context("fork")
