@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remote_env.arguments import check_max_age, check_steps, check_timeout
+from remote_env.choosing import Choice, choose_urls
 from remote_env.client import RobotClient
 from remote_env.closing import close_soon
 from remote_env.codec_choice import choose_codecs, measure_bandwidth
@@ -43,9 +44,9 @@ logger = logging.getLogger(__name__)
 class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
     """A robot behind a url, as an environment.
 
-    Spaces come from the robot. Every array handed out is the caller's own and writable. What
-    we add to ``info`` stands under ``info["remote"]``: what the robot's own ``info`` holds
-    stays as it is.
+    Spaces come from the robot; ``url`` says where it is. Every array handed out is the caller's
+    own and writable. What we add to ``info`` stands under ``info["remote"]``: what the robot's own
+    ``info`` holds stays as it is.
 
     =====================  =========================================================
     ``seed_applied``       at reset: whether the seed decides this episode
@@ -84,6 +85,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         self,
         url: str | None = None,
         *,
+        urls: Sequence[str] | None = None,
         robot: str | None = None,
         streams: Sequence[str] | Mapping[str, StreamRequest | None] | None = None,
         image_size: tuple[int, int] | None = None,
@@ -109,8 +111,11 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         """Connect; the robot does not move before ``reset``.
 
         Args:
-            url: ``ws://host:port`` or ``ws+unix:///path``. None simulates a robot inside this
-                process.
+            url: ``ws://host:port`` or ``ws+unix:///path``. None takes one of the environment
+                variable ``REMOTE_ENV_URLS`` as of ``urls``, and simulates a robot inside this
+                process if there is none.
+            urls: In place of ``url``: the first that no other environment of this user on this
+                machine was given so, for programs that give all of theirs the same arguments.
             robot: Which to simulate without a url, a name as in ``remote-env serve NAME``;
                 the double pendulum if None.
             streams: The streams to observe, by name, as a flat Dict; None for the robot's
@@ -163,6 +168,8 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             raise ConfigurationError(
                 f"robot={robot!r} is simulated here and url={url!r} is elsewhere; give one of them"
             )
+        if urls is not None and (url or robot) is not None:
+            raise ConfigurationError(f"urls and {url or robot!r}; give one of them")
         check_timeout("step_timeout", step_timeout)
         check_timeout("reset_timeout", reset_timeout)
         check_timeout("reconnect_timeout", reconnect_timeout)
@@ -187,7 +194,12 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         self._max_age = max_age
         self._wants_timing = timing
         self._server: EmbeddedServer | None = None
+        self._choice: Choice | None = None
         self._is_closed = False
+        if url is None and robot is None:
+            self._choice = choose_urls(self, urls, 1)
+        if self._choice is not None:
+            url, token = self._choice.urls[0], token or self._choice.token
         if url is None:
             self._server = start_embedded(robot or "double-pendulum")
             weakref.finalize(self, close_soon, os.getpid(), self._server.stop)
@@ -195,6 +207,7 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         self._client = self._make_client(
             url, token=token, owner=owner, connect_timeout=connect_timeout, copy=copy
         )
+        self.url = self._client.url
         deadline = time.monotonic() + connect_timeout
         try:
             spec = self._client.connect()
@@ -476,6 +489,8 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         client = getattr(self, "_client", None)
         if client is not None:
             client.close()
+        if (choice := getattr(self, "_choice", None)) is not None:
+            choice.give_back()
         if self._server is not None:
             self._server.stop()
             self._server = None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from remote_env.arguments import check_timeout
 from remote_env.batches import Batch, Batches, merge_infos
+from remote_env.choosing import choose_urls
 from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
@@ -21,13 +22,16 @@ from remote_env.errors import (
     TooFewRobotsError,
 )
 from remote_env.fleet import Fleet, Keep, Row, Slot
-from remote_env.joint import check_spaces, check_urls, naming
+from remote_env.joint import check_spaces, naming
 from remote_env.protocol import OnStale
 from remote_env.spaces import SpaceCodec
+from remote_env.stream_requests import StreamRequest
 from remote_env.vector_arguments import (
     Flags,
     check_seeds,
     count_robots,
+    least_steps,
+    list_urls,
     split_mask,
     take_apart,
 )
@@ -79,17 +83,23 @@ class RemoteRobotVectorEnv(Robots):
         urls: Sequence[str] | None = None,
         *,
         num_envs: int = 1,
+        url: str | None = None,
         robot: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         min_envs: int = 1,
         copy: bool = True,
-        streams: Sequence[str] | None = None,
+        streams: Sequence[str] | Mapping[str, StreamRequest | None] | None = None,
+        image_size: tuple[int, int] | None = None,
+        grayscale: bool = False,
+        codec: str | Sequence[str] = "raw",
+        quality: int | None = None,
         flatten: bool = False,
         render_mode: str | None = None,
         token: str | None = None,
         owner: str | None = None,
         take: bool = False,
         max_steps: int | None = None,
+        max_episode_steps: int | None = None,
         connect_timeout: float = 5.0,
         step_timeout: float = 10.0,
         reset_timeout: float = 120.0,
@@ -101,21 +111,29 @@ class RemoteRobotVectorEnv(Robots):
         """Connect to all robots at once; none moves before ``reset``.
 
         Args:
-            urls: ``ws://host:port``, one for each robot; None simulates ``num_envs`` here.
+            urls: ``ws://host:port``, one for each robot. None takes ``num_envs`` of the
+                environment variable ``REMOTE_ENV_URLS`` that no other environment has, and
+                simulates as many here if there is none.
             num_envs: How many robots; with ``urls`` their number, or 1, which is what Gymnasium
                 passes when nothing is said.
+            url: In place of ``urls``, if it is one.
             robot: Which to simulate without urls; see ``RemoteRobotEnv``.
             autoreset_mode: What happens to a robot whose episode ended, as in Gymnasium.
             min_envs: With fewer robots than this, ``step``, ``reset`` and ``recv`` wait for those
                 that are down, ``reconnect_timeout`` at most, and then raise.
             copy: Whether observations are the caller's own; if not, each overwrites the one before.
             streams: Of every robot, and so on: see ``RemoteRobotEnv``.
+            image_size: See ``RemoteRobotEnv``.
+            grayscale: See ``RemoteRobotEnv``.
+            codec: See ``RemoteRobotEnv``.
+            quality: See ``RemoteRobotEnv``.
             flatten: See ``RemoteRobotEnv``.
             render_mode: See ``RemoteRobotEnv``.
             token: See ``RemoteRobotEnv``.
             owner: See ``RemoteRobotEnv``.
             take: See ``RemoteRobotEnv``.
             max_steps: See ``RemoteRobotEnv``.
+            max_episode_steps: The same in the words of ``gym.make_vec``; the smaller one counts.
             connect_timeout: See ``RemoteRobotEnv``.
             step_timeout: After which a robot that does not answer is down, in seconds.
             reset_timeout: See ``RemoteRobotEnv``.
@@ -130,12 +148,7 @@ class RemoteRobotVectorEnv(Robots):
             RemoteEnvError: As ``RemoteRobotEnv``, naming the url.
         """
         self.closed = True  # until there is something to close
-        if urls is not None:
-            check_urls(urls)
-            if robot is not None:
-                raise ConfigurationError(
-                    f"robot={robot!r} is simulated here and urls are elsewhere; give one of them"
-                )
+        urls = list_urls(url, urls, robot=robot, num_envs=num_envs)
         self.num_envs = count_robots(urls, num_envs)
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -150,15 +163,23 @@ class RemoteRobotVectorEnv(Robots):
             )
         self._min_envs = min_envs
         self._reconnect_timeout = reconnect_timeout
+        if urls is None and robot is None:
+            self._choice = choose_urls(self, None, self.num_envs)
+        if self._choice is not None:
+            urls, token = self._choice.urls, token or self._choice.token
         options = {
             "robot": robot,
             "streams": streams,
+            "image_size": image_size,
+            "grayscale": grayscale,
+            "codec": codec,
+            "quality": quality,
             "flatten": flatten,
             "render_mode": render_mode,
             "token": token,
             "owner": owner,
             "take": take,
-            "max_steps": max_steps,
+            "max_steps": least_steps(max_steps, max_episode_steps),
             "connect_timeout": connect_timeout,
             "step_timeout": step_timeout,
             "reset_timeout": reset_timeout,
@@ -169,15 +190,16 @@ class RemoteRobotVectorEnv(Robots):
             "timing": timing,
             "copy": False,  # batches are copies anyway
         }
-        self._fleet = Fleet(
-            [None] * self.num_envs if urls is None else urls,
-            options,
-            mode=self.autoreset_mode,
-        )
-        self.closed = False
         try:
+            self._fleet = Fleet(
+                [None] * self.num_envs if urls is None else urls,
+                options,
+                mode=self.autoreset_mode,
+            )
+            self.closed = False
             self._adopt_spaces(copy)
         except BaseException:
+            self._give_back()
             self.close()
             raise
 

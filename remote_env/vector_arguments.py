@@ -10,10 +10,19 @@ from gymnasium import spaces
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
-from remote_env.arguments import check_seed
+from remote_env.arguments import check_seed, check_steps
 from remote_env.errors import ActionRefusedError, ConfigurationError
+from remote_env.joint import check_urls
 
-__all__ = ["Flags", "check_seeds", "count_robots", "split_mask", "take_apart"]
+__all__ = [
+    "Flags",
+    "check_seeds",
+    "count_robots",
+    "least_steps",
+    "list_urls",
+    "split_mask",
+    "take_apart",
+]
 
 Flags: TypeAlias = NDArray[np.bool_]
 _MASK: Final = "reset_mask"
@@ -32,6 +41,41 @@ def count_robots(urls: Sequence[str] | None, num_envs: int) -> int:
     if num_envs not in (1, len(urls)):  # Gymnasium says 1 where nobody said anything
         raise ConfigurationError(f"num_envs={num_envs!r:.40} and {len(urls)} urls; leave it out")
     return len(urls)
+
+
+def list_urls(
+    url: str | None, urls: Sequence[str] | None, *, robot: str | None, num_envs: int
+) -> Sequence[str] | None:
+    """Return the urls of the robots; None if they are not named.
+
+    Raises:
+        ConfigurationError: If there are two answers to which robots, or one url for several.
+    """
+    if (url, urls, robot).count(None) < 2:
+        raise ConfigurationError(
+            f"url={url!r:.80}, urls={urls!r:.80} and robot={robot!r:.80} (simulated here); give "
+            "one of them"
+        )
+    if url is not None and num_envs != 1:
+        raise ConfigurationError(
+            f"num_envs={num_envs!r:.40} and one url, {url}, which is one robot; give urls=[...]"
+        )
+    if url is not None:
+        return [url]
+    if urls is not None:
+        check_urls(urls)
+    return urls
+
+
+def least_steps(max_steps: int | None, max_episode_steps: int | None) -> int | None:
+    """Return the limit of an episode, of our own argument and of Gymnasium's, where -1 is none.
+
+    Raises:
+        ConfigurationError: If one is none.
+    """
+    limits = [max_steps, None if max_episode_steps == -1 else max_episode_steps]
+    given = [count for count in map(check_steps, limits) if count is not None]
+    return min(given, default=None)
 
 
 def check_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from remote_env.choosing import Choice
 from remote_env.errors import LocalProtocolError
 from remote_env.fleet import Fleet
 from remote_env.member import Member
@@ -19,6 +20,7 @@ class Robots(VectorEnv[Any, Any, NDArray[Any]]):
     """The part of ``RemoteRobotVectorEnv`` that looks at robots, and closes them."""
 
     _fleet: Fleet
+    _choice: Choice | None = None  # if the urls were chosen of several
 
     @property
     def envs(self) -> list[Member]:
@@ -73,6 +75,11 @@ class Robots(VectorEnv[Any, Any, NDArray[Any]]):
     def close_extras(self, **kwargs: Any) -> None:
         """Return all leases and disconnect; called by ``close``, about two seconds at most."""
         self._fleet.close()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._choice is not None:
+            self._choice.give_back()
 
     def __enter__(self) -> Self:
         """Return it."""
