@@ -31,6 +31,7 @@ class Seeing(Robot):
         super().__init__()
         self._random = np.random.default_rng()
         self._fails_at = fails_at
+        self.actions = []
 
     def camera_configs(self):
         return [CameraConfig("cam", *self.size, has_depth=True, max_depth=2.0, may_repeat=True)]
@@ -49,6 +50,7 @@ class Seeing(Robot):
         self._publish()
 
     def apply_action(self, action):
+        self.actions.append(np.array(action))
         if self._fails_at is not None:
             self._fails_at -= 1
             if self._fails_at == 0:
@@ -72,6 +74,7 @@ class Seeing(Robot):
 
 
 class Looking(Seeing):
-    """The same with pictures that a CNN can take."""
+    """The same with pictures that a CNN can take, and with actions of another size."""
 
     size = (36, 40)
+    action_space = spaces.Box(-2.0, 2.0, (2,), np.float32)

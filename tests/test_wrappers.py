@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from seeing import Looking, Seeing
+from seeing import Seeing
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
@@ -281,8 +281,14 @@ def test_a_step_that_is_no_transition_is_not_remembered():
     assert data_equivalence(after, before)
 
 
+class Large(Seeing):
+    """With pictures that a CNN can take."""
+
+    size = (36, 40)
+
+
 def test_checkers_find_nothing(serve):
-    url = serve(Looking(), mode="lockstep").url
+    url = serve(Large(), mode="lockstep").url
     env = gym.make("RemoteRobot-v0", url=url, disable_env_checker=True)
     wrapped = wrappers.PreparedObservations(env, ALL)
     pictures = [name for name, part in wrapped.observation_space.items() if is_image_space(part)]
@@ -482,7 +488,7 @@ def test_an_end_that_is_no_transition_has_the_memory_as_it_was():
 
 def test_of_pictures_alone_it_is_what_the_frame_stack_of_sb3_is_once_that_is_full():
     def make():
-        return DummyVecEnv([lambda: LocalRobotEnv(Looking(), streams=["cam/image"])])
+        return DummyVecEnv([lambda: LocalRobotEnv(Large(), streams=["cam/image"])])
 
     ours, theirs = for_sb3.FrameStack(make(), 2), VecFrameStack(make(), 2)
     assert ours.observation_space == theirs.observation_space

@@ -64,10 +64,10 @@ class ActionHistory(PreparedObservations):
     """The last executed actions, as ``observation["action_history"]``.
 
     ``(steps * n,)`` float32, the n numbers of the oldest action first, in the robot's own units;
-    what is discrete is one-hot. Where actions take effect late, an observation without those under way
-    is no Markov state. At reset it holds what the robot does: what it measures, where it
-    declares that (``ActionLimit.measured``), else 0. An observation that is no Dict becomes one,
-    with the old one as ``"observation"``.
+    what is discrete is one-hot. Where actions take effect late, an observation without those
+    under way is no Markov state. At reset it holds what the robot does: what it measures, where
+    it declares that (``ActionLimit.measured``), else 0. An observation that is no Dict becomes
+    one, with the old one as ``"observation"``.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int | Literal["auto"] = "auto") -> None:

@@ -93,7 +93,8 @@ def advance(
         is_reset: Whether an autoreset is due: what is returned is then the first observation of
             an episode, unless the robot is down.
     """
-    if remote.get("invalid_transition"):
+    # One that was executed and led to a stale observation may be invalid too.
+    if remote.get("invalid_transition") and "action_executed" not in remote:
         return transform.again(observation)
     # A robot that was down returns with a reset; its first step is number 1.
     if is_reset or remote.get("step", 1) == 0:
