@@ -112,7 +112,7 @@ class History:
         return np.zeros(flatten_space(leaf).shape or (), np.float32)
 
     def _fill(self, parts: list[NDArray[np.float32]]) -> None:
-        row = np.clip(np.concatenate(parts), self._low, self._high)
+        row = self._inside(np.concatenate(parts))
         self._actions.clear()
         if not self._is_idle:
             self._actions.extend([row] * (self._actions.maxlen or 0))
@@ -142,10 +142,11 @@ class History:
             np.asarray(part if isinstance(leaf, spaces.Box) else flatten(leaf, part)).reshape(-1)
             for leaf, part in zip(self._leaves, self._codec.parts(action), strict=True)
         ]
-        # Some robots execute actions beyond their bounds; networks are scaled by these.
-        inside: NDArray[np.float32] = np.clip(
-            np.concatenate(row, dtype=np.float32, casting="unsafe"), self._low, self._high
-        )
+        return self._inside(np.concatenate(row, dtype=np.float32, casting="unsafe"))
+
+    def _inside(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return it within the bounds: some robots go beyond, but networks are scaled by these."""
+        inside: NDArray[np.float32] = np.minimum(np.maximum(action, self._low), self._high)
         return inside
 
     def again(self, observation: Any) -> Any:

@@ -46,16 +46,22 @@ class DepthScale:
             depth: Any shape, floats, metres; 0, negative, infinite and NaN is no reading.
         """
         metres = np.asarray(depth, np.float32)
-        with np.errstate(invalid="ignore"):
-            is_known = np.isfinite(metres) & (metres > 0)
         near, far = self.near, self.far
-        level: NDArray[Any]
-        known = np.clip(np.where(is_known, metres, np.float32(far)), near, far)
-        if self.inverse:
-            level = (1 / near - 1 / known) * np.float32(_LEVELS / (1 / near - 1 / far))
-        else:
-            level = (known - np.float32(near)) * np.float32(_LEVELS / (far - near))
-        image: NDArray[np.uint8] = (level + np.float32(1.5)).astype(np.uint8) * is_known
+        level: NDArray[np.float32]
+        with np.errstate(all="ignore"):  # of NaN and infinity
+            is_known = (metres > 0) & (metres < np.inf)
+            if self.inverse:
+                scale = _LEVELS / (1 / near - 1 / far)
+                level = np.float32(-scale) / metres
+                level += np.float32(scale / near + 1.5)
+            else:
+                scale = _LEVELS / (far - near)
+                level = metres * np.float32(scale)
+                level += np.float32(1.5 - near * scale)
+            np.fmax(level, np.float32(1.5), out=level)  # NaN too
+            np.fmin(level, np.float32(_LEVELS + 1.5), out=level)
+        image: NDArray[np.uint8] = level.astype(np.uint8)
+        image *= is_known
         return image
 
     def to_depth(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
