@@ -27,6 +27,7 @@ from remote_env.wrappers.action_history import History, actions_under_way
 from remote_env.wrappers.depth import Depth
 from remote_env.wrappers.frames import Frames
 from remote_env.wrappers.recipes import Chain
+from remote_env.wrappers.transforms import advance
 from remote_env_server import LocalRobotEnv
 
 BOX = spaces.Box(np.float32([-1, -2]), np.float32([1, 2]))
@@ -103,7 +104,7 @@ def test_at_reset_it_holds_what_the_robot_measures_of_its_position():
         (Mode.DELAYED, 20.0, 0.0, 1),
         (Mode.LOCKSTEP, 20.0, 0.08, 2),
         (Mode.DELAYED, 20.0, 0.1, 3),
-        (Mode.REALTIME, 10.0, 0.3, 4),  # 3.0000000000000004 periods
+        (Mode.REALTIME, 100.0, 0.07, 8),  # 7.000000000000001 periods
     ],
 )
 def test_auto_is_what_mode_and_declared_delay_put_between_action_and_effect(
@@ -281,6 +282,14 @@ def test_a_step_that_is_no_transition_is_not_remembered():
     assert data_equivalence(after, before)
 
 
+def test_a_step_that_was_executed_is_remembered_also_if_what_it_led_to_is_stale():
+    history = History(BOX, BOX, steps=1)
+    x = np.zeros(2, np.float32)
+    history.reset(x)
+    told = {"invalid_transition": True, **executed(0.5, 1)}
+    assert advance(history, x, x, told)["action_history"].tolist() == [0.5, 1]
+
+
 class Large(Seeing):
     """With pictures that a CNN can take."""
 
@@ -389,12 +398,19 @@ def test_a_vector_of_robots_is_wrapped_as_each_one_is(vector, mode, copy):
     inside.close()
 
 
-def test_gymnasiums_own_vectors_are_wrapped_too():
-    mode = AutoresetMode.SAME_STEP
-    inside = SyncVectorEnv([prepared_local] * 2, autoreset_mode=mode)
-    locals_ = SyncVectorEnv([lambda: LocalRobotEnv(Seeing())] * 2, autoreset_mode=mode)
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_environments_that_are_no_robots_are_wrapped_too(mode):
+    def cart():
+        return gym.make("CartPole-v1", max_episode_steps=5)
+
+    def inside_out():
+        return FrameStack(ActionHistory(cart(), 2), 3, streams=["observation"])
+
+    inside = SyncVectorEnv([inside_out] * 2, autoreset_mode=mode)
     outside = for_vectors.FrameStack(
-        for_vectors.DepthAsImage(for_vectors.ActionHistory(locals_, 3), near=0.1), 3
+        for_vectors.ActionHistory(SyncVectorEnv([cart] * 2, autoreset_mode=mode), 2),
+        3,
+        streams=["observation"],
     )
     assert data_equivalence(outside.reset(seed=3), inside.reset(seed=3))
     inside.action_space.seed(5)
