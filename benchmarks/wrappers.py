@@ -40,7 +40,7 @@ from remote_env_server import LocalRobotEnv, Outcome, ProprioConfig, Robot
 
 STACK = 4
 ROBOTS = 4
-DEPTH = {"near": 0.1, "far": 5.0, "streams": ["depth"]}
+DEPTH: dict[str, Any] = {"near": 0.1, "far": 5.0, "streams": ["depth"]}
 DELAY = 3  # control periods
 LONGEST = 100  # steps of an episode that did not fall
 
@@ -72,7 +72,7 @@ class Still(gym.Env[Any, Any]):
 def cases() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
     """Return for each figure the number of robots, the bare environment and the wrapped one."""
     everything, picture, depth = ("picture", "depth", "joints"), ("picture",), ("depth",)
-    recipe = [
+    recipe: list[tuple[str, Mapping[str, Any]]] = [
         ("ActionHistory", {"steps": 3}),
         ("DepthAsImage", DEPTH),
         ("FrameStack", {"count": STACK}),
@@ -82,7 +82,7 @@ def cases() -> dict[str, tuple[int, Callable[[], Any], Callable[[], Any]]]:
         return lambda: Still(names)
 
     def dummy(names: Sequence[str]) -> Callable[[], VecEnv]:
-        return lambda: DummyVecEnv([lambda: Still(names)] * ROBOTS)  # type: ignore[list-item]
+        return lambda: DummyVecEnv([lambda: Still(names)] * ROBOTS)
 
     def sync(names: Sequence[str]) -> Callable[[], Any]:
         return lambda: SyncVectorEnv([lambda: Still(names)] * ROBOTS)
@@ -202,7 +202,7 @@ def learn(seed: int, *, with_history: bool, steps: int) -> list[int]:
     """Train PPO; return for how many steps it then balances, of 20 episodes."""
     torch.set_num_threads(1)
     config = TrainConfig(("ws://127.0.0.1:1",), seed=seed, steps=steps)
-    envs: VecEnv = DummyVecEnv([lambda: LocalRobotEnv(Late())] * ROBOTS)  # type: ignore[list-item]
+    envs: VecEnv = DummyVecEnv([lambda: LocalRobotEnv(Late())] * ROBOTS)
     if with_history:
         envs = sb3.ActionHistory(envs)  # as many as the robot says
     envs.seed(seed)
@@ -214,6 +214,7 @@ def learn(seed: int, *, with_history: bool, steps: int) -> list[int]:
     observation = envs.reset()
     length = np.zeros(ROBOTS, int)
     while len(lengths) < 20:
+        assert not isinstance(observation, tuple)
         action, _ = model.predict(observation, deterministic=True)
         observation, _, dones, _ = envs.step(action)
         length += 1

@@ -18,6 +18,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from vector_envs import without_ours
 
+from benchmarks.wrappers import costs, learn
 from remote_env import ConfigurationError, Mode, wrappers
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env.wrappers import ActionHistory, DepthAsImage, FrameStack, depth_from_image
@@ -516,3 +517,12 @@ def test_of_pictures_alone_it_is_what_the_frame_stack_of_sb3_is_once_that_is_ful
     assert np.array_equal(got[0]["cam/image"], expected[0]["cam/image"])
     ours.close()
     theirs.close()
+
+
+def test_the_benchmark_measures_every_wrapper_and_trains():
+    figures = costs(rounds=1, steps=2)
+    assert {"stack, ours", "depth", "history of 3", "all three"} <= figures.keys()
+    assert all(np.isfinite(list(figures.values())))
+    lengths = learn(0, with_history=True, steps=32)
+    assert len(lengths) == 20
+    assert all(1 < length <= 100 for length in lengths)
