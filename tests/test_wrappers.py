@@ -210,6 +210,14 @@ def test_it_joins_the_last_pictures_by_their_channels():
     assert kept["cam"][0, 0].tolist() == [3, 3, 3, 4, 4, 4, 5, 5, 5]
 
 
+def test_the_order_of_pictures_in_memory_makes_no_difference():
+    frames = Frames(PICTURE, BOX, count=2)
+    first, second = np.random.default_rng(1).integers(256, size=(2, 2, 2, 3), dtype=np.uint8)
+    frames.reset(np.asfortranarray(first))
+    seen = frames.step(np.asfortranarray(second), None, {})
+    assert np.array_equal(seen, np.concatenate([first, second], axis=-1))
+
+
 def test_a_stale_stream_is_not_joined_twice():
     frames = Frames(spaces.Dict({"a": PICTURE, "b": PICTURE}), BOX, count=2)
     frames.reset({"a": picture(1), "b": picture(1)})

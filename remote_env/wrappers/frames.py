@@ -65,7 +65,8 @@ class Frames:
         """Begin an episode: all are the first one."""
         parts = values(self._own, observation)
         for name in self._names:
-            self._stacks[name] = np.concatenate([parts[name]] * self._count, axis=-1)
+            first = np.concatenate([parts[name]] * self._count, axis=-1)
+            self._stacks[name] = np.ascontiguousarray(first)  # other orders stay what they are
         return self._joined(parts)
 
     def step(self, observation: Any, action: Any, remote: Mapping[str, Any]) -> Any:

@@ -21,7 +21,18 @@ from numpy.typing import NDArray
 from remote_env.errors import ConfigurationError
 from remote_env.spec import RobotSpec
 
-__all__ = ["ROOT", "Transform", "advance", "box_at", "join", "parts_of", "replace_boxes", "values"]
+__all__ = [
+    "ROOT",
+    "Transform",
+    "advance",
+    "box_at",
+    "join",
+    "parts_of",
+    "replace_boxes",
+    "rows_of",
+    "stack",
+    "values",
+]
 
 # The name of an observation that is no Dict, as everywhere.
 ROOT = "observation"
@@ -155,8 +166,7 @@ def box_at(parts: Mapping[str, spaces.Space[Any]], name: str) -> spaces.Box:
     return part
 
 
-def empty_like(space: spaces.Space[Any], count: int) -> dict[str, NDArray[Any]]:
-    """Return a batch of so many rows, by name; what stands in it is not said."""
+def _empty(space: spaces.Space[Any], count: int) -> dict[str, NDArray[Any]]:
     return {
         name: np.empty((count, *(part.shape or ())), part.dtype)
         for name, part in parts_of(space).items()
@@ -165,7 +175,7 @@ def empty_like(space: spaces.Space[Any], count: int) -> dict[str, NDArray[Any]]:
 
 def stack(space: spaces.Space[Any], rows: Iterable[Any], count: int) -> Any:
     """Return observations as one batch of the caller's own: ``(count, ...)`` of each part."""
-    batch = empty_like(space, count)
+    batch = _empty(space, count)
     if isinstance(space, spaces.Dict):
         for index, row in enumerate(rows):
             for name, array in batch.items():
