@@ -212,10 +212,11 @@ def test_it_joins_the_last_pictures_by_their_channels():
 
 def test_the_order_of_pictures_in_memory_makes_no_difference():
     frames = Frames(PICTURE, BOX, count=2)
-    first, second = np.random.default_rng(1).integers(256, size=(2, 2, 2, 3), dtype=np.uint8)
-    frames.reset(np.asfortranarray(first))
-    seen = frames.step(np.asfortranarray(second), None, {})
-    assert np.array_equal(seen, np.concatenate([first, second], axis=-1))
+    seen = np.random.default_rng(1).integers(256, size=(3, 2, 2, 3), dtype=np.uint8)
+    frames.reset(np.asfortranarray(seen[0]))
+    frames.step(np.asfortranarray(seen[1]), None, {})
+    last = frames.step(np.asfortranarray(seen[2]), None, {})
+    assert np.array_equal(last, np.concatenate([seen[1], seen[2]], axis=-1))
 
 
 def test_a_stale_stream_is_not_joined_twice():
