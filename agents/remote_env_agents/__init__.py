@@ -16,6 +16,7 @@ from remote_env_agents.served import ServedRobots
 from remote_env_agents.terminal import print_evaluation, print_training
 from remote_env_agents.training import TrainingResult, train
 from remote_env_agents.video import VideoWriter, record_episodes
+from remote_env_agents.wrapping import Wrapping, note_wrappers
 
 __all__ = [
     "Episode",
@@ -30,10 +31,12 @@ __all__ = [
     "TrainConfig",
     "TrainingResult",
     "VideoWriter",
+    "Wrapping",
     "evaluate",
     "load_policy",
     "look_at",
     "make_vec_env",
+    "note_wrappers",
     "plot_learning_curve",
     "print_evaluation",
     "print_training",

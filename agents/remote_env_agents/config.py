@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from remote_env.errors import ConfigurationError
+from remote_env_agents.wrapping import Wrapping
 
 __all__ = [
     "FIRST_EVALUATION_SEED",
@@ -123,6 +124,7 @@ class TrainConfig:
     hyperparameters: Annotated[Hyperparameters, tyro.conf.arg(name="")] = field(
         default_factory=Hyperparameters
     )
+    wrapping: Annotated[Wrapping, tyro.conf.arg(name="")] = field(default_factory=Wrapping)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the robots.

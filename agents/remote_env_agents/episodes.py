@@ -16,7 +16,8 @@ from remote_env.protocol.wiretypes import EndReason
 __all__ = ["Assignment", "Episode", "EpisodeQueue", "Policy", "policy_for_episode", "run_episode"]
 
 # A policy: takes an observation and returns an action. If what it does depends on chance or on
-# what it saw before, it has a method ``for_episode(seed)`` that returns a fresh one.
+# what it saw before, it has a method ``for_episode(seed)`` that returns a fresh one. If it wants
+# to see something else than robots show, it has a method ``wrap(env)``.
 Policy = Callable[[Any], Any]
 
 # An episode that ended so says nothing about the policy.

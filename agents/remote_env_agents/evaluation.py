@@ -36,6 +36,7 @@ from remote_env_agents.episodes import (
 from remote_env_agents.intervals import wilson
 from remote_env_agents.policies import as_policy
 from remote_env_agents.robots import limit_for, look_at, make_env
+from remote_env_agents.wrapping import wrap_for
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -271,7 +272,7 @@ class _Run:
 
     def _connect(self, url: str) -> gymnasium.Env[Any, Any]:
         try:
-            return make_env(
+            env = make_env(
                 url,
                 streams=self._streams,
                 token=self._token,
@@ -282,6 +283,7 @@ class _Run:
             raise
         except RemoteEnvError as error:
             raise _LostError from error
+        return wrap_for(self._policy, env)
 
     def _do_one(self, env: gymnasium.Env[Any, Any], url: str) -> bool:
         """Do one episode; returns whether there was any.

@@ -132,6 +132,11 @@ def _trouble_with(space: spaces.Space[Any]) -> str:
                 f"is a picture of {height}x{width}; the CNN needs {_SMALLEST_PICTURE}x"
                 f"{_SMALLEST_PICTURE} or more, so serve it larger or choose others with --streams"
             )
+        if space.shape[2] >= min(height, width):  # Stable-Baselines3 would take rows for channels
+            return (
+                f"is a picture of {height}x{width} with {space.shape[2]} channels, which must be "
+                "fewer than rows and columns; stack fewer pictures, or serve it larger"
+            )
         return ""
     count = math.prod(space.shape)
     if count > _MOST_NUMBERS:

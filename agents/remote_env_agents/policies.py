@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
+import gymnasium
 from gymnasium import spaces
 
 from remote_env.errors import ConfigurationError
 from remote_env.spec import RobotSpec
+from remote_env.wrappers.recipes import Chain, Recipe
 from remote_env_agents.config import Algorithm
 from remote_env_agents.episodes import Policy
+from remote_env_agents.wrapping import noted_wrappers, wrap_as
 
 __all__ = ["ModelPolicy", "RandomPolicy", "as_policy", "load_model", "load_policy"]
 
@@ -51,6 +54,8 @@ class RandomPolicy:
 class ModelPolicy:
     """A model of Stable-Baselines3 on a robot: deterministic, in the robot's own units.
 
+    One that was trained with wrappers (``note_wrappers``) is shown what ``wrap`` makes of a robot.
+
     Attributes:
         streams: What to ask the robot for; None for its own observation space.
 
@@ -66,14 +71,33 @@ class ModelPolicy:
     def __init__(self, model: Any, spec: RobotSpec) -> None:
         self._model = model
         self._space = model.observation_space
-        if isinstance(self._space, spaces.Dict):
-            self.streams: tuple[str, ...] | None = tuple(self._space)
+        self._recipe: Recipe = ()
+        self.streams: tuple[str, ...] | None = None
+        noted = noted_wrappers(model)
+        if noted is not None:
+            self.streams, self._recipe = noted.streams, noted.recipe
+            self._check_prepared(spec)
+        elif isinstance(self._space, spaces.Dict):
+            self.streams = tuple(self._space)
             for name, trained in self._space.items():
                 _check_stream(spec, name, trained)
         else:
-            self.streams = None
             self._check_own_observation(spec)
         self._scale_to = _action_scale(model.action_space, spec)
+
+    def wrap(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+        """Return a robot as the model was shown those that it was trained on."""
+        return wrap_as(self._recipe, env)
+
+    def _check_prepared(self, spec: RobotSpec) -> None:
+        observed = spec.space_of(self.streams)
+        made = Chain(observed, spec.action_space, spec, recipe=self._recipe).space
+        if not _is_same(made, self._space):
+            raise ConfigurationError(
+                f"the policy was trained with {self._space}, and what its wrappers make of "
+                f"{spec.name} is {made}; evaluate it on a robot of the same kind"
+            )
+        self._only_stream = spec.observed[0]
 
     def _check_own_observation(self, spec: RobotSpec) -> None:
         own = spec.observation_space
@@ -115,6 +139,15 @@ def _check_stream(spec: RobotSpec, name: str, trained: spaces.Space[Any]) -> Non
             f"the policy was trained with the stream {name!r} as {trained}, and {spec.name} has "
             f"it as {offered_space}"
         )
+
+
+def _is_same(ours: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:
+    """Whether the parts of observations are the same, in their order."""
+    if not isinstance(ours, spaces.Dict) or not isinstance(trained, spaces.Dict):
+        return type(ours) is type(trained) and _is_same_shape(ours, trained)
+    return list(ours) == list(trained) and all(
+        _is_same_shape(ours[name], trained[name]) for name in ours
+    )
 
 
 def _is_same_shape(ours: spaces.Space[Any], trained: spaces.Space[Any]) -> bool:

@@ -129,7 +129,8 @@ def _ppo(robots: int, batch_size: int, rollout: int) -> dict[str, Any]:
 def _off_policy(
     config: TrainConfig, *, robots: int, longest: int | None, pictures: bool
 ) -> dict[str, Any]:
-    most = _LARGEST_PICTURE_BUFFER if pictures else _LARGEST_BUFFER
+    stacked = config.wrapping.frame_stack
+    most = _LARGEST_PICTURE_BUFFER // stacked if pictures else _LARGEST_BUFFER
     # Hindsight needs one whole episode of each robot before the first update.
     warmup = max(_WARMUP, ((longest or 1000) + 1) * robots) if config.her else _WARMUP
     return {

@@ -19,6 +19,7 @@ from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.spec import Mode, RobotSpec
 from remote_env.terminal import plain
 from remote_env.tokens import read_token
+from remote_env.wrappers.recipes import Chain, Recipe
 from remote_env_agents.config import TrainConfig, seed_at_step
 from remote_env_agents.display import Display
 from remote_env_agents.presets import (
@@ -30,6 +31,7 @@ from remote_env_agents.presets import (
 )
 from remote_env_agents.robots import limit_for, look_at, make_vec_env, streams_to_learn
 from remote_env_agents.run_folder import RunFolder, read_progress
+from remote_env_agents.wrapping import note_wrappers, prepare
 
 __all__ = ["TrainingResult", "train"]
 
@@ -85,23 +87,26 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
     token = read_token(config.token_file)
     spec = look_at(config.urls, token=token)
     streams = streams_to_learn(spec, config.streams, her=config.her)
-    observed = spec.space_of(streams)
-    preset = _check(config, spec, observed)
+    recipe = config.wrapping.recipe()
+    prepared = Chain(spec.space_of(streams), spec.action_space, spec, recipe=recipe)
+    preset = _check(config, spec, prepared.space)
     folder = RunFolder.make(config.folder, robot=spec.name, algo=config.algo)
     folder.write_config(
         config,
         spec,
         {
             "streams": None if streams is None else list(streams),
-            "observation_space": str(observed),
+            "wrappers": prepared.recipe,
+            "observation_space": str(prepared.space),
             "hyperparameters": asdict(preset),
         },
     )
     if console is not None:
         _announce(console, config, spec, folder)
-    vec_env = _make_vec_env(config, streams, token, limit_for(spec))
+    vec_env = _make_vec_env(config, streams, token, limit_for(spec), prepared.recipe)
     try:
         model = _make_model(config, preset, vec_env)
+        note_wrappers(model, prepared.recipe, streams=streams)
         return _learn(config, model, folder=folder, console=console, streams=streams, token=token)
     finally:
         vec_env.close()
@@ -146,13 +151,18 @@ def _announce(console: Console, config: TrainConfig, spec: RobotSpec, folder: Ru
 
 
 def _make_vec_env(
-    config: TrainConfig, streams: tuple[str, ...] | None, token: str | None, limit: int | None
+    config: TrainConfig,
+    streams: tuple[str, ...] | None,
+    token: str | None,
+    limit: int | None,
+    recipe: Recipe,
 ) -> Any:
     from stable_baselines3.common.vec_env import VecMonitor
 
     from remote_env_agents.scaling import ScaledActions, is_unit
 
     vec_env = make_vec_env(config.urls, streams=streams, token=token, max_steps=limit)
+    vec_env = prepare(vec_env, recipe)
     space = vec_env.action_space
     # The others scale their actions themselves.
     if config.algo == "ppo" and isinstance(space, spaces.Box) and not is_unit(space):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from remote_env.spec import RobotSpec, StreamKind
 from remote_env_agents.episodes import Policy, policy_for_episode
 from remote_env_agents.policies import as_policy
 from remote_env_agents.robots import limit_for, look_at, make_env
+from remote_env_agents.wrapping import wrap_for
 
 __all__ = ["VideoWriter", "check_video", "record_episodes"]
 
@@ -179,26 +180,43 @@ def record_episodes(
     unpack = _unpacker(spec, wanted)
     streams = [*own, *(name for name in shown if name not in own)]
     with VideoWriter(path, fps or spec.control_hz or _DEFAULT_FPS) as video:
-        env = make_env(url, streams=streams, token=token, max_steps=limit_for(spec))
+        robot = make_env(url, streams=streams, token=token, max_steps=limit_for(spec))
+        eyes = _Eyes(robot, spec.space_of(wanted), unpack)
+        env = wrap_for(acting, eyes)
         try:
             for number, seed in enumerate(seeds):
-                film = _Film(video, shown, number)
-                act = _Unpacking(policy_for_episode(acting, seed), unpack)
-                film.shoot(env, act, seed, on_step)
+                film = _Film(video, shown, number, eyes)
+                film.shoot(env, policy_for_episode(acting, seed), seed, on_step)
         finally:
             env.close()
         return video.frames
 
 
-@dataclass(frozen=True, slots=True)
-class _Unpacking:
-    """A policy that is shown more than it wants."""
+class _Eyes(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A robot that shows a policy what it wants, and the film more.
 
-    policy: Policy
-    unpack: Callable[[Mapping[str, Any]], Any]
+    Attributes:
+        seen: The newest observation, with all that is filmed.
+    """
 
-    def __call__(self, observation: Any) -> Any:
-        return self.policy(self.unpack(observation))
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        space: spaces.Space[Any],
+        unpack: Callable[[Mapping[str, Any]], Any],
+    ) -> None:
+        super().__init__(env)
+        self.observation_space = space
+        self.seen: Mapping[str, Any] = {}
+        self._unpack = unpack
+
+    def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
+        self.seen, info = self.env.reset(**given)
+        return self._unpack(self.seen), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.seen, *rest = self.env.step(action)
+        return self._unpack(self.seen), *rest
 
 
 def _cameras(spec: RobotSpec, named: Sequence[str]) -> list[str]:
@@ -235,10 +253,13 @@ def _unpacker(spec: RobotSpec, wanted: Sequence[str] | None) -> Callable[[Mappin
 class _Film:
     """One episode on film."""
 
-    def __init__(self, video: VideoWriter, cameras: Sequence[str], number: int) -> None:
+    def __init__(
+        self, video: VideoWriter, cameras: Sequence[str], number: int, eyes: _Eyes
+    ) -> None:
         self._video = video
         self._cameras = cameras
         self._number = number
+        self._eyes = eyes
         self._caption: _Caption | None = None
 
     def shoot(
@@ -249,7 +270,7 @@ class _Film:
         on_step: Callable[[int, int], object],
     ) -> None:
         observation, _ = env.reset(seed=seed)
-        self._take(observation, self._text(0, observation, None))
+        self._take(self._text(0, None))
         step, is_over, picture = 0, False, None
         while not is_over:
             observation, reward, terminated, truncated, info = env.step(policy(observation))
@@ -258,15 +279,16 @@ class _Film:
                 raise RemoteEnvError(
                     f"the episode on film was spoiled: {info['remote'].get('end_reason')}"
                 )
-            text = self._text(step, observation, float(reward))
+            text = self._text(step, float(reward))
             if info.get("is_success"):
                 text += "   success"
-            picture = self._take(observation, text)
+            picture = self._take(text)
             on_step(self._number, step)
         if picture is not None:
             self._video.add(picture, times=math.ceil(_LINGER * float(self._video.fps)))
 
-    def _text(self, step: int, observation: Mapping[str, Any], reward: float | None) -> str:
+    def _text(self, step: int, reward: float | None) -> str:
+        observation = self._eyes.seen
         text = f"episode {self._number + 1}   step {step:3d}"
         achieved, desired = observation.get("achieved_goal"), observation.get("desired_goal")
         if achieved is not None and desired is not None:
@@ -274,8 +296,8 @@ class _Film:
             return f"{text}   distance {distance:.3f}"
         return text if reward is None else f"{text}   reward {reward:.3f}"
 
-    def _take(self, observation: Mapping[str, Any], text: str) -> NDArray[np.uint8]:
-        picture = tile([observation[name] for name in self._cameras])
+    def _take(self, text: str) -> NDArray[np.uint8]:
+        picture = tile([self._eyes.seen[name] for name in self._cameras])
         factor = math.ceil(_LEAST_WIDTH / picture.shape[1])
         picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         if self._caption is None:

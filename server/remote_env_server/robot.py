@@ -147,7 +147,11 @@ class Robot:
         )
 
     def get_metadata(self) -> Mapping[str, Value] | Awaitable[Mapping[str, Value]]:
-        """Return anything else that a learner may want to know; called once."""
+        """Return anything else that a learner may want to know; called once.
+
+        ``action_delay``, seconds from an applied action to an observation that shows it, tells
+        ``remote_env.wrappers.ActionHistory`` how many actions are under way.
+        """
         return {}
 
     # What it does
