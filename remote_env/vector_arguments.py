@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from remote_env.arguments import check_seed
 from remote_env.errors import ActionRefusedError, ConfigurationError
 
-__all__ = ["Flags", "check_seeds", "count_robots", "split_mask", "take_apart"]
+__all__ = ["Flags", "check_finite", "check_seeds", "count_robots", "split_mask", "take_apart"]
 
 Flags: TypeAlias = NDArray[np.bool_]
 _MASK: Final = "reset_mask"
@@ -89,7 +89,7 @@ def take_apart(
         ActionRefusedError: If there are not as many, or something is not finite.
     """
     if isinstance(single, spaces.Box) and np.issubdtype(single.dtype, np.floating):
-        _check_finite(actions)
+        check_finite(actions)
     try:
         each = list(iterate(batched, actions))
     except (TypeError, ValueError, KeyError, IndexError) as error:
@@ -103,7 +103,12 @@ def take_apart(
     return each
 
 
-def _check_finite(actions: Any) -> None:
+def check_finite(actions: Any) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        ActionRefusedError: Naming the row.
+    """
     if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f" or not actions.ndim:
         return  # the robots' side says what it is
     is_finite = np.isfinite(actions)
