@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env_agents.config import TrainConfig
 from remote_env_agents.presets import Preset, make_model
+from remote_env_agents.rollouts import InvalidRows
 from remote_env_agents.served import ServedRobots
 from remote_env_server import LocalRobotEnv
 from remote_env_server.robots.arm import ArmConfig, ArmRobot
@@ -182,7 +183,7 @@ def train(env: VecEnv, seed: int, steps: int, examiner: Examiner) -> Run:
     )
     model: Any = make_model(TrainConfig(urls=("",), seed=seed, device="cpu"), preset, env)
     run = Run(seed)
-    model.learn(steps, callback=Watch(run, examiner))
+    model.learn(steps, callback=[InvalidRows(), Watch(run, examiner)])
     return run
 
 

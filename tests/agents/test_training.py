@@ -17,7 +17,7 @@ import torch
 from reaching import Reach, Silent, Strong, Switch
 from rich.console import Console
 
-from remote_env import ConfigurationError, RobotFaultError
+from remote_env import ConfigurationError, TooFewRobotsError
 from remote_env.cli import main
 from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
 from remote_env_agents.robots import look_at
@@ -199,17 +199,46 @@ def test_ctrl_c_saves_what_there_is(serve, capsys):
     assert len(evaluate(policy, [url], episodes=1).episodes) == 1
 
 
-def test_a_robot_that_fails_leaves_what_was_learned(serve, tmp_path):
-    def fail():
-        raise RuntimeError("smoke")
+class Dying(Reach):
+    """Fails once, and cannot be reset any more."""
 
+    is_dead = False
+
+    def reset(self, *, seed=None):
+        if self.is_dead:
+            raise OSError("smoke")
+        super().reset(seed=seed)
+
+    def die(self):
+        self.is_dead = True
+        raise OSError("smoke")
+
+
+def test_too_few_robots_leave_what_was_learned(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("remote_env_agents.robots.RECONNECT_TIMEOUT", 0.3)
+    robot = Dying(steps_until=100)
+    robot._then = robot.die
     folder = tmp_path / "run"
-    config = TrainConfig(
-        (serve(Reach(steps_until=100, then=fail)).url,), folder=folder, hyperparameters=TINY
-    )
-    with pytest.raises(RobotFaultError, match=r"smoke.*until then is in .*policy\.zip"):
+    config = TrainConfig((serve(robot).url,), folder=folder, hyperparameters=TINY)
+    with pytest.raises(TooFewRobotsError, match=r"smoke.*until then is in .*policy\.zip"):
         train(config)
     load_policy(folder / "policy.zip", look_at([serve(Reach()).url]))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
+def test_a_robot_that_fails_now_and_then_costs_its_own_steps_only(serve, algo):
+    class Moody(Reach):
+        def apply_action(self, action):
+            self.moves = getattr(self, "moves", 0) + 1
+            if self.moves % 45 == 44:
+                raise OSError("the gearbox")
+            super().apply_action(action)
+
+    urls = tuple(serve(robot).url for robot in (Reach(), Moody()))
+    result = train(TrainConfig(urls, algo=algo, steps=256, hyperparameters=TINY))
+    assert (result.steps, result.ended_by) == (256, "steps")
+    assert result.spoiled_steps >= 4
+    assert 10 <= result.episodes <= 26
 
 
 def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):
