@@ -208,7 +208,7 @@ def train(run: Run, examiner: Examiner, options: argparse.Namespace) -> None:
     run.interval = evaluation.interval or (0.0, 1.0)
 
 
-def draw(path: Path, runs: list[Run], episodes: int) -> None:
+def draw(path: Path, runs: list[Run], options: argparse.Namespace) -> None:
     """Draw the learning curves of all runs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -218,7 +218,8 @@ def draw(path: Path, runs: list[Run], episodes: int) -> None:
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
     figure.suptitle(
-        "PPO on four arms over the wire: one is killed every 2,000 steps" if runs else "",
+        f"PPO on {options.robots} arms over the wire, one of them killed every "
+        f"{options.every:,} steps",
         x=0.015,
         ha="left",
         fontsize=12,
@@ -229,7 +230,7 @@ def draw(path: Path, runs: list[Run], episodes: int) -> None:
     for run in runs:
         style, colour = styles[seeds.index(run.seed) % 4], _COLOURS[run.with_kills]
         what = "with kills" if run.with_kills else "without"
-        label = f"{what}, seed {run.seed}: {run.successes} of {episodes} in the end"
+        label = f"{what}, seed {run.seed}: {run.successes} of {options.episodes} in the end"
         upper.plot(*_points(run.examined), style, color=colour, label=label, linewidth=1.6)
         lower.plot(*_points(run.episodes), style, color=colour, linewidth=1.6)
     for axis in (upper, lower):
@@ -296,7 +297,7 @@ def main() -> int:
             print(told(run, options.episodes), flush=True)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
     if options.picture is not None:
-        draw(options.picture, runs, options.episodes)
+        draw(options.picture, runs, options)
     print(json.dumps([asdict(run) for run in runs]))
     return 0 if all(len(run.kills) >= _LEAST_KILLS for run in runs if run.with_kills) else 1
 
