@@ -80,6 +80,7 @@ class Arm:
 
     def __init__(self) -> None:
         self._port = "0"
+        self._waiting: threading.Thread | None = None
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
@@ -108,7 +109,13 @@ class Arm:
         """Kill it, and start it again at the same port; it is there some seconds later."""
         self.stop(signal.SIGKILL)
         self._process = self._start()
-        threading.Thread(target=self.wait, daemon=True).start()
+        self._waiting = threading.Thread(target=self.wait, daemon=True)
+        self._waiting.start()
+
+    def wait_until_back(self) -> None:
+        """Wait until it is there again, if it was killed."""
+        if self._waiting is not None:
+            self._waiting.join(60)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it."""
@@ -203,6 +210,8 @@ def train(run: Run, examiner: Examiner, options: argparse.Namespace) -> None:
             model.learn(options.steps, callback=[InvalidRows(), watch])
         finally:
             env.close()
+        for arm in arms.each:
+            arm.wait_until_back()  # whoever evaluates begins with all of them
         evaluation = evaluate(model, arms.urls, episodes=options.episodes)
     run.successes = evaluation.successes or 0
     run.interval = evaluation.interval or (0.0, 1.0)

@@ -272,7 +272,8 @@ def test_ppo_learns_from_robots_that_fail(learn, monkeypatch):
     assert back
     assert all(starts[i + 1] for i in back)
     assert all(np.isfinite(value.numpy()).all() for value in model.policy.state_dict().values())
-    assert all(0 < episode["l"] <= 3 for episode in model.ep_info_buffer)
+    # Of whole episodes only: not those cut short, nor the time in which it was away.
+    assert {episode["l"] for episode in model.ep_info_buffer} == {3}
 
 
 def test_a_batch_of_one_sample_makes_no_nan(learn):
