@@ -336,6 +336,8 @@ def test_what_ends_or_begins_with_a_stale_observation_is_marked(serve, connect_a
         told += [look(env.step(ONES[:1])) for _ in range(2)]
         robot.is_silent = False
         told += [look(t) for t in step_until(env, lambda told: not look(told)[2], ONES[:1])]
+    else:
+        told += [look(env.step(ONES[:1]))]
     stale, dones, invalid = np.array(told).T
     assert stale.any()
     began_stale = np.concatenate([[False], stale[:-1] & ~dones[:-1]])
