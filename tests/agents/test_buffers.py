@@ -214,6 +214,8 @@ def test_it_can_be_emptied_and_says_so():
         add(buffer, number)
     buffer.reset()
     assert (buffer.size(), buffer.full, buffer.pos) == (0, False, 0)
+    add(buffer, 7)
+    assert set(seen(buffer.sample(50))) == {(robot, 7) for robot in range(N)}
 
 
 def test_what_cannot_leave_anything_out_is_refused():
