@@ -31,6 +31,12 @@ def connect_all():
         env.close()
 
 
+@pytest.fixture(autouse=True)
+def tries_again_soon(monkeypatch):
+    """A robot whose reset failed is reset again, in less than the second that it may take."""
+    monkeypatch.setattr("remote_env.fleet._RETRY", 0.05)
+
+
 @pytest.fixture
 def processes():
     robots = [Served() for _ in range(3)]
