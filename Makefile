@@ -107,6 +107,7 @@ bench-more: $(INSTALLED)
 	$(BIN)/python benchmarks/vector.py
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/learning_with_kills.py
 
 reliability: $(INSTALLED)
 	$(BIN)/python benchmarks/reliability.py

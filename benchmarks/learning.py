@@ -1,6 +1,6 @@
 """PPO on arms: what it costs through the wire and locally, side by side, and that it is the same.
 
-python benchmarks/learning.py [--robots 4] [--steps 8192] [--seeds 0 1] [--rounds 3]
+python benchmarks/learning.py [--robots 4] [--steps 8192] [--seeds 0 1] [--rounds 3] [--quick]
 
 Three vector environments take turns at whole trainings with the same seeds: RemoteRobotVecEnv of
 arms that are served by processes of their own, and Dummy- and SubprocVecEnv of LocalRobotEnv.
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import statistics
 import sys
@@ -32,6 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env_agents.config import TrainConfig
 from remote_env_agents.presets import Preset, make_model
+from remote_env_agents.rollouts import InvalidRows
 from remote_env_agents.served import ServedRobots
 from remote_env_server import LocalRobotEnv
 from remote_env_server.robots.arm import ArmConfig, ArmRobot
@@ -182,7 +184,7 @@ def train(env: VecEnv, seed: int, steps: int, examiner: Examiner) -> Run:
     )
     model: Any = make_model(TrainConfig(urls=("",), seed=seed, device="cpu"), preset, env)
     run = Run(seed)
-    model.learn(steps, callback=Watch(run, examiner))
+    model.learn(steps, callback=[InvalidRows(), Watch(run, examiner)])
     return run
 
 
@@ -233,11 +235,15 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8192, help="of all robots, in each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one short training of each")
     options = parser.parse_args()
+    if options.quick:
+        options.steps, options.seeds, options.rounds = 2 * ROLLOUT, [0], 1
     torch.set_num_threads(1)
     print(
         f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}, "
-        f"Stable-Baselines3 {stable_baselines3.__version__}, {platform.platform()}"
+        f"Stable-Baselines3 {stable_baselines3.__version__}, {platform.platform()}, "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     runs, start_up = measure(options.robots, options.steps, options.seeds, options.rounds)
     print(f"\nN={options.robots}, medians of {options.rounds} rounds of {options.seeds}")
@@ -253,6 +259,7 @@ def main() -> int:
     ratios = {name: ratio(runs, name) for name in (DUMMY, SUBPROC)}
     for name, value in ratios.items():
         print(f"wall time through the wire: {value:4.2f} x {name}")
+    print(f"load at the end {os.getloadavg()[0]:.1f}")
     equal = are_equal(runs)
     print("all rollouts and policies are bit-identical" if equal else "THE HASHES DIFFER")
     told_runs = {name: [asdict(run) for run in of_one] for name, of_one in runs.items()}

@@ -316,10 +316,10 @@ class Fleet:
         row = Row(0.0, False, False, came.info, is_valid=not was_down)
         if ended is not None:
             self._add_end(row, ended)
-        if slot.is_asked:
+        if slot.is_asked and slot.row is None:
             slot.row = row
             self._keep(slot.index, came.arrays)
-        else:
+        else:  # nobody asked, or it fell in this very step, which is told first
             slot.news = row
 
     @staticmethod

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from remote_env.env import RemoteRobotEnv
 from remote_env.errors import (
-    ActionRefusedError,
     ConnectionLostError,
     LeaseError,
     LocalProtocolError,
@@ -101,7 +100,6 @@ class Member(RemoteRobotEnv):
         self._wake = wake
         self._job: Future[StepDone | ResetDone | None] | None = None
         self._is_given_up = False  # what the thread does
-        self._lost_task = Task.NONE  # which failed last
         self._given: dict[str, Any] = {}  # what the reset under way was given
 
     @property
@@ -193,7 +191,7 @@ class Member(RemoteRobotEnv):
         try:
             done = self._poll(timeout)
         except BaseException:
-            self._lost_task, self.task = self.task, Task.NONE
+            self.task = Task.NONE
             self._client.stop_polling()  # Ctrl-C, between two lines
             raise
         return None if done is None else self._arrive(done)
@@ -245,19 +243,6 @@ class Member(RemoteRobotEnv):
         self._is_running, self._ended_by = False, str(error)
         if self._job is not None:
             self.task, self._is_given_up = Task.RECONNECT, True
-
-    def lose(self, error: RemoteEnvError) -> Arrival:
-        """Return the end of the episode, if an error means that it is over: truncated.
-
-        Raises:
-            RemoteEnvError: The error, if it means something else.
-        """
-        if self._lost_task is not Task.STEP or not isinstance(
-            error, (ActionRefusedError, ConnectionLostError)
-        ):
-            raise error
-        observation, *rest = self._fail(error)
-        return Arrival(Task.STEP, self._translator.observation.flatten(observation), *rest)
 
     def abandon(self) -> None:
         """End the session if something is under way, as Ctrl-C does in a call."""

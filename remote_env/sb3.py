@@ -6,21 +6,24 @@ imports ``stable_baselines3``; ``import remote_env`` does not.
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from remote_env.batches import Batches
-from remote_env.errors import ConfigurationError, LocalProtocolError, RemoteEnvError
-from remote_env.gathering import Gatherer, Outcome
-from remote_env.joint import all_at_once, check_spaces, check_urls, naming
-from remote_env.member import Arrival, Member, Task
+from remote_env.errors import ConfigurationError, LocalProtocolError
+from remote_env.fleet import Fleet, Row, Slot
+from remote_env.joint import check_spaces, check_urls, naming
+from remote_env.member import Member
+from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec
+from remote_env.translation import Arrays
+from remote_env.vector_arguments import check_finite
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import (
@@ -38,11 +41,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["RemoteRobotVecEnv"]
 
-logger = logging.getLogger(__name__)
-
-# How long closing waits for all robots at once, in seconds: each of them takes about two at most.
-_CLOSING: Final = 5.0
-
 
 class RemoteRobotVecEnv(VecEnv):
     """N robots behind N urls, as an SB3 ``VecEnv``.
@@ -52,69 +50,115 @@ class RemoteRobotVecEnv(VecEnv):
     says whether it was truncated and not terminated, and ``reset_infos`` has what the reset told.
     Robots that end in the same step are reset at the same time. Arrays are fresh in every step.
 
-    The first robot that fails raises, and its url is in the message; robots that moved in the
-    same step have moved. ``reset`` begins anew with all of them.
+    A robot that fails is down. In the step in which that is found out its row has its last
+    observation, reward 0, and its episode is over, truncated. Until it is back its rows have the
+    same observation, reward 0 and no end; no action reaches it, and nobody waits for it. Meanwhile
+    it is connected again in the background, and reset. The row with which it is back has the first
+    observation of its new episode, and the end of what was before, truncated: as always here, what
+    comes after a row with an end is a new episode.
+
+    All these rows have ``info["remote"]["invalid_transition"]``: nothing is to be learned from
+    them. So have rows that end or begin with an observation that was stale.
 
     Attributes:
         urls: Of the robots, in the order of all that is returned.
-        envs: The environments, in the same order.
     """
 
-    def __init__(self, urls: Sequence[str], *, env_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Connect to all robots; none moves before ``reset``.
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        min_envs: int = 1,
+    ) -> None:
+        """Connect to all robots at once; none moves before ``reset``.
 
         Args:
             urls: ``ws://host:port``, one for each robot.
-            env_kwargs: More arguments of every ``RemoteRobotEnv``.
+            env_kwargs: More arguments of every ``RemoteRobotEnv``. After ``step_timeout`` a robot
+                that does not answer is down.
+            min_envs: With fewer robots than this, a step or ``reset`` waits for those that are
+                down, ``reconnect_timeout`` of ``env_kwargs`` at most, and then raises.
 
         Raises:
             ConfigurationError: If there is no url, if one comes twice, if two robots have
-                different spaces, or if SB3 has no batches of such spaces.
+                different spaces, if SB3 has no batches of such spaces, or if ``min_envs`` makes
+                no sense.
             RemoteEnvError: As ``RemoteRobotEnv``, naming the url.
         """
-        self.urls = tuple(urls)
-        self.envs: list[Member] = []
+        self._is_open = False  # until there is something to close
         check_urls(urls)
-        self._gatherer = Gatherer()
-        self._turn: _Turn | None = None  # of the actions that were sent
+        check_min_envs(min_envs, len(urls))
+        given = dict(env_kwargs or {})
+        if given.get("on_link_loss", "truncate") != "truncate":
+            raise ConfigurationError(
+                "a robot that is lost is down, and on_link_loss changes nothing about that here; "
+                f"to be told by an exception, give min_envs={len(urls)}"
+            )
+        # Batches are copies anyway, and the fleet keeps the last observation.
+        options = {**given, "on_link_loss": "raise", "copy": False}
+        self.urls = tuple(urls)
+        self._fleet = Fleet(urls, options, mode=AutoresetMode.SAME_STEP)
+        self._is_open = True
+        self._quorum = Quorum(
+            self._fleet,
+            min_envs=min_envs,
+            reconnect_timeout=float(given.get("reconnect_timeout", 30.0)),
+        )
         try:
-            for url in self.urls:
-                with naming(url):
-                    self.envs.append(Member(url, env_kwargs or {}, wake=self._gatherer.wake))
-            check_spaces(self.urls, self.envs, hint=" with env_kwargs")
-            first = self.envs[0]
-            self._codec = SpaceCodec(first.observation_space, root="observation")
-            self._batches = Batches(self._codec, copy=True)
-            try:
-                obs_space_info(first.observation_space)
-            except (AssertionError, NotImplementedError) as error:
-                raise ConfigurationError(
-                    f"SB3 has no batches of {first.observation_space}: {error}. Pass "
-                    "env_kwargs={'flatten': True} for a flat Dict"
-                ) from error
-            super().__init__(len(self.envs), first.observation_space, first.action_space)
-            self.metadata = first.metadata
+            self._adopt_spaces()
         except BaseException:
             self.close()
             raise
+
+    def _adopt_spaces(self) -> None:
+        check_spaces(self.urls, self.envs, hint=" with env_kwargs")
+        first = self.envs[0]
+        self._codec = SpaceCodec(first.observation_space, root="observation")
+        self._batches = Batches(self._codec, copy=True)
+        try:
+            obs_space_info(first.observation_space)
+        except (AssertionError, NotImplementedError) as error:
+            raise ConfigurationError(
+                f"SB3 has no batches of {first.observation_space}: {error}. Pass "
+                "env_kwargs={'flatten': True} for a flat Dict"
+            ) from error
+        super().__init__(len(self.urls), first.observation_space, first.action_space)
+        self.metadata = first.metadata
+        self._was_stale = [False] * self.num_envs  # the observation that the last row left
+
+    @property
+    def envs(self) -> list[Member]:
+        """The environments, in the order of the urls; to look at, not to step."""
+        return [slot.member for slot in self._fleet.slots]
 
     # Episodes
 
     def reset(self) -> VecEnvObs:
         """Begin an episode with every robot, all at once; uses seeds and options once.
 
+        Waits for a robot that is down ``reconnect_timeout`` at most; then its observation is the
+        last that there was, or zeros, and it comes back in a later step.
+
         Raises:
-            RemoteEnvError: As ``RemoteRobotEnv.reset``, naming the url.
+            UnknownOptionError: If a robot does not know an option.
+            TooFewRobotsError: If fewer than ``min_envs`` robots are up then.
+            LocalProtocolError: After ``close``.
         """
-        self._receive_rest()
-        given = zip(self.envs, self._seeds, self._options, strict=True)
-        turn = _Turn(self)
-        for env, seed, options in given:
-            turn.call(env, functools.partial(env.send_reset, seed=seed, options=options or None))
-        turn.gather()
+        self._check_open("reset")
+        self._quorum.drain()
+        slots = self._fleet.slots
+        for slot, seed, options in zip(slots, self._seeds, self._options, strict=True):
+            self._fleet.reset(slot, seed=seed, options=options or None)
+        self._quorum.await_resets(slots)
+        batch = self._batches.take(self.num_envs)
+        for slot in slots:
+            batch.keep(slot.index, slot.last)
+            self.reset_infos[slot.index] = self._fleet.pop(slot).info
+            self._was_stale[slot.index] = False
         self._reset_seeds()
         self._reset_options()
-        observation: VecEnvObs = turn.batch.observation
+        observation: VecEnvObs = batch.observation
         return observation
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -124,21 +168,30 @@ class RemoteRobotVecEnv(VecEnv):
             actions: ``(num_envs, ...)``, of ``action_space``.
 
         Raises:
-            LocalProtocolError: If the step before was not waited for.
-            ActionRefusedError: If an action has the wrong shape or dtype, naming the url; nothing
-                was sent.
+            LocalProtocolError: If the step before was not waited for, or there was no ``reset``.
+            ActionRefusedError: If an action has the wrong shape or dtype, naming the url, or is
+                not finite; nothing was sent.
         """
-        if any(env.task is not Task.NONE for env in self.envs):
+        self._check_open("step")
+        slots = self._fleet.slots
+        if any(slot.is_asked for slot in slots):
             raise LocalProtocolError("step_async twice; call step_wait() first, or reset()")
+        if any(slot.last is None and not slot.is_down for slot in slots):
+            raise LocalProtocolError("step before reset; call env.reset() first")
         if len(actions) != self.num_envs:
             raise LocalProtocolError(f"{len(actions)} actions for {self.num_envs} robots")
+        if isinstance(self.action_space, spaces.Box):
+            check_finite(actions)
         prepared = []
-        for env, action in zip(self.envs, actions, strict=True):
-            with naming(env.url):
-                prepared.append(env.prepare(action))
-        self._turn = _Turn(self)
-        for env, ready in zip(self.envs, prepared, strict=True):
-            self._turn.call(env, functools.partial(env.send_prepared, ready))
+        for slot, action in zip(slots, actions, strict=True):
+            with naming(slot.member.url):
+                prepared.append(slot.member.prepare(action))
+        try:
+            for slot, ready in zip(slots, prepared, strict=True):
+                self._fleet.step(slot, ready)
+        except BaseException:
+            self._fleet.settle()
+            raise
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return what came of the actions, and begin the next episode where one ended.
@@ -149,31 +202,63 @@ class RemoteRobotVecEnv(VecEnv):
 
         Raises:
             LocalProtocolError: If nothing was sent.
-            RemoteEnvError: As ``RemoteRobotEnv.receive_step`` and ``reset``, naming the url.
+            TooFewRobotsError: If fewer than ``min_envs`` robots are up.
         """
-        turn, self._turn = self._turn, None
-        if turn is None:
+        slots = self._fleet.slots
+        if not all(slot.is_asked for slot in slots):
             raise LocalProtocolError("step_wait without actions; call step_async(actions) first")
-        turn.gather()
-        return turn.batch.observation, turn.rewards, turn.dones, turn.infos
+        before = [slot.last for slot in slots]
+        batch = self._batches.take(self.num_envs)
+        self._quorum.await_steps(batch)
+        rewards = np.zeros(self.num_envs, np.float32)
+        dones = np.zeros(self.num_envs, np.bool_)
+        infos = []
+        for slot in slots:
+            row = self._fleet.pop(slot)
+            rewards[slot.index] = row.reward
+            dones[slot.index], info = self._tell(slot, row, before[slot.index])
+            infos.append(info)
+        return batch.observation, rewards, dones, infos
 
-    def _receive_rest(self) -> None:
-        """Receive what nobody wants any more: another robot failed, or somebody pressed Ctrl-C."""
-        self._turn = None
-        try:
-            _Turn(self).gather()
-        except RemoteEnvError as error:
-            logger.warning("%s", error)
+    def _tell(self, slot: Slot, row: Row, before: Arrays | None) -> tuple[bool, dict[str, Any]]:
+        """Return whether an episode ended in a row, and its ``info`` as SB3 wants it."""
+        is_over = row.terminated or row.truncated
+        last, info = before, row.info
+        if row.final is not None:
+            last, info = row.final
+            self.reset_infos[slot.index] = row.info
+        elif not (row.is_valid or is_over or slot.is_down):  # it is back
+            self.reset_infos[slot.index] = row.info
+            is_over, info = True, {"remote": {"invalid_transition": True}}
+        info["TimeLimit.truncated"] = is_over and not row.terminated
+        if is_over:
+            info["terminal_observation"] = self._observation(last)
+        self._mark_stale(slot.index, info["remote"], is_over=is_over)
+        return is_over, info
+
+    def _mark_stale(self, index: int, remote: dict[str, Any], *, is_over: bool) -> None:
+        """Mark a row of which one observation or the other is not of when it seems to be."""
+        is_stale = bool(remote.get("stale"))
+        if is_stale or self._was_stale[index]:
+            remote["invalid_transition"] = True
+        self._was_stale[index] = is_stale and not is_over
+
+    def _observation(self, arrays: Arrays | None) -> Any:
+        """Return an observation of its own; zeros if there is none."""
+        if arrays is None:
+            arrays = [np.zeros(leaf.shape, leaf.dtype) for leaf in self._codec.layout]
+        # What came is read-only where a camera is slower than the steps.
+        return self._codec.unflatten([array.copy() for array in arrays])
+
+    def _check_open(self, what: str) -> None:
+        if not self._is_open:
+            raise LocalProtocolError(f"{what} after close; make a new environment")
 
     def close(self) -> None:
         """Return all leases and disconnect. Idempotent; takes a few seconds at most."""
-        if not self.envs:
-            return
-        try:
-            all_at_once([env.close for env in self.envs], timeout=_CLOSING)
-        except TimeoutError:
-            logger.error("not all of %s could be closed", ", ".join(self.urls))
-        self._gatherer.close()
+        if self._is_open:
+            self._is_open = False
+            self._fleet.close()
 
     # What else a VecEnv can
 
@@ -213,77 +298,3 @@ class RemoteRobotVecEnv(VecEnv):
 
     def _chosen(self, indices: VecEnvIndices) -> list[Member]:
         return [self.envs[index] for index in self._get_indices(indices)]
-
-
-class _Turn:
-    """One step, or one reset, of all robots.
-
-    Attributes:
-        batch: The observations.
-        rewards: ``(n,)`` float32.
-        dones: ``(n,)`` bool.
-        infos: One for each robot.
-    """
-
-    def __init__(self, owner: RemoteRobotVecEnv) -> None:
-        self._owner = owner
-        count = len(owner.envs)
-        self.batch = owner._batches.take(count)
-        self.rewards = np.zeros(count, np.float32)
-        self.dones = np.zeros(count, np.bool_)
-        self.infos: list[dict[str, Any]] = [{} for _ in range(count)]
-        self._index = {env: index for index, env in enumerate(owner.envs)}
-        self._errors: dict[int, RemoteEnvError] = {}
-
-    def call(self, env: Member, send: Callable[[], None]) -> None:
-        """Ask a robot for something; what goes wrong is raised when all have answered."""
-        try:
-            send()
-        except RemoteEnvError as error:
-            self._errors[self._index[env]] = error
-
-    def gather(self) -> None:
-        """Wait until all robots have done what they were asked for.
-
-        Raises:
-            RemoteEnvError: Of the first robot that failed, naming its url.
-        """
-        envs = self._owner.envs
-        try:
-            self._owner._gatherer.gather(
-                envs,
-                self._take,
-                is_enough=lambda: all(env.task is Task.NONE for env in envs),
-                on_tick=lambda now: None,
-                until=None,
-            )
-        except BaseException:
-            for env in envs:
-                env.abandon()  # the robot must not go on with what nobody waits for
-            raise
-        for index, error in sorted(self._errors.items()):
-            with naming(envs[index].url):
-                raise error
-
-    def _take(self, env: Member, outcome: Outcome) -> None:
-        index = self._index[env]
-        try:
-            if isinstance(outcome, RemoteEnvError):
-                outcome = env.lose(outcome)
-            assert outcome is not None
-            self._take_in(index, env, outcome)
-        except RemoteEnvError as error:
-            self._errors[index] = error
-
-    def _take_in(self, index: int, env: Member, came: Arrival) -> None:
-        self.batch.keep(index, came.arrays)
-        if came.task is Task.RESET:
-            self._owner.reset_infos[index] = came.info
-            return
-        info = self.infos[index] = came.info
-        self.rewards[index] = came.reward
-        self.dones[index] = came.terminated or came.truncated
-        info["TimeLimit.truncated"] = came.truncated and not came.terminated
-        if self.dones[index]:
-            info["terminal_observation"] = self._owner._codec.unflatten(came.arrays)
-            env.send_reset()

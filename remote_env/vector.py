@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,11 @@ from remote_env.errors import (
     ActionRefusedError,
     ConfigurationError,
     LocalProtocolError,
-    TooFewRobotsError,
 )
-from remote_env.fleet import Fleet, Keep, Row, Slot
+from remote_env.fleet import Fleet, Row, Slot
 from remote_env.joint import check_spaces, naming
 from remote_env.protocol import OnStale
+from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec
 from remote_env.stream_requests import StreamRequest
 from remote_env.vector_arguments import (
@@ -157,12 +157,7 @@ class RemoteRobotVectorEnv(Robots):
                 f"autoreset_mode must be one of {', '.join(m.value for m in AutoresetMode)}, not "
                 f"{autoreset_mode!r:.40}"
             ) from None
-        if not 0 <= min_envs <= self.num_envs:
-            raise ConfigurationError(
-                f"min_envs must be from 0 to {self.num_envs}, not {min_envs!r:.40}"
-            )
-        self._min_envs = min_envs
-        self._reconnect_timeout = reconnect_timeout
+        check_min_envs(min_envs, self.num_envs)
         if urls is None and robot is None:
             self._choice = choose_urls(self, None, self.num_envs)
         if self._choice is not None:
@@ -195,6 +190,9 @@ class RemoteRobotVectorEnv(Robots):
                 [None] * self.num_envs if urls is None else urls,
                 options,
                 mode=self.autoreset_mode,
+            )
+            self._quorum = Quorum(
+                self._fleet, min_envs=min_envs, reconnect_timeout=reconnect_timeout
             )
             self.closed = False
             self._adopt_spaces(copy)
@@ -244,12 +242,11 @@ class RemoteRobotVectorEnv(Robots):
         self._check_open("reset")
         seeds = check_seeds(seed, self.num_envs)
         mask, given = split_mask(options, self.num_envs)
-        self._drain()
+        self._quorum.drain()
         chosen = [slot for slot in self._fleet.slots if mask[slot.index]]
         for slot in chosen:
             self._fleet.reset(slot, seed=seeds[slot.index], options=given)
-        self._await_resets(chosen)
-        self._check_enough()
+        self._quorum.await_resets(chosen)
         batch = self._batches.take(self.num_envs)
         infos: list[dict[str, Any] | None] = [None] * self.num_envs
         valid = np.ones(self.num_envs, np.bool_)
@@ -261,29 +258,6 @@ class RemoteRobotVectorEnv(Robots):
         merged = merge_infos(infos)
         _add_valid(merged, valid, mask)
         return batch.observation, merged
-
-    def _await_resets(self, chosen: Sequence[Slot]) -> None:
-        """Wait until robots are reset, or refuse; for those that are down with patience.
-
-        Raises:
-            RobotError: If one refuses what it was given.
-        """
-        patience = time.monotonic() + self._reconnect_timeout
-        self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in chosen))
-        self._fleet.gather(
-            lambda: all(s.row is not None or s.refusal is not None for s in chosen), until=patience
-        )
-        impossible = [slot for slot in chosen if isinstance(slot.refusal, ValueError)]
-        if impossible:
-            for slot in chosen:
-                self._fleet.pop_nowait(slot)
-            for slot in impossible:
-                self._fleet.forgive(slot)
-            assert impossible[0].refusal is not None
-            raise impossible[0].refusal
-        for slot in chosen:
-            if slot.row is None:
-                self._fleet.stand_in(slot)
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         """Send every robot its action, and wait until all have answered.
@@ -309,16 +283,8 @@ class RemoteRobotVectorEnv(Robots):
 
     def _receive_all(self) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         batch = self._batches.take(self.num_envs)
-        slots = self._fleet.slots
-        for slot in slots:
-            if slot.row is not None:  # it failed at once, or it is back since
-                batch.keep(slot.index, slot.last)
-        self._gather(lambda: all(s.row is not None or s.is_down for s in slots), batch.keep)
-        for slot in slots:
-            if slot.row is None:
-                batch.keep(slot.index, slot.last)
-                self._fleet.stand_in(slot)
-        return self._collect(slots, batch)
+        self._quorum.await_steps(batch)
+        return self._collect(self._fleet.slots, batch)
 
     def _collect(
         self, slots: Sequence[Slot], batch: Batch
@@ -388,7 +354,9 @@ class RemoteRobotVectorEnv(Robots):
             check_timeout("timeout", timeout)
         wanted = min(max(operator.index(min_envs), 1), len(asked))
         until = None if timeout is None else time.monotonic() + timeout
-        self._gather(lambda: sum(slot.row is not None for slot in asked) >= wanted, None, until)
+        self._quorum.gather(
+            lambda: sum(slot.row is not None for slot in asked) >= wanted, None, until
+        )
         ready = [slot for slot in asked if slot.row is not None]
         batch = self._batches.take(len(ready))
         for index, slot in enumerate(ready):
@@ -422,42 +390,6 @@ class RemoteRobotVectorEnv(Robots):
         except BaseException:
             self._fleet.settle()
             raise
-
-    def _gather(
-        self,
-        is_enough: Callable[[], bool],
-        keep: Keep | None,
-        until: float | None = None,
-    ) -> None:
-        self._fleet.gather(is_enough, until=until, keep=keep)
-        # Whoever fell just now is told so first.
-        has_fallen = any(slot.is_down and slot.row is not None for slot in self._fleet.slots)
-        if self._fleet.count_up < self._min_envs and not has_fallen:
-            patience = time.monotonic() + self._reconnect_timeout
-            patience = patience if until is None else min(until, patience)
-            self._fleet.gather(
-                lambda: self._fleet.count_up >= self._min_envs, until=patience, keep=keep
-            )
-            if until is None or patience < until:
-                self._check_enough()
-
-    def _check_enough(self) -> None:
-        up = self._fleet.count_up
-        if up < self._min_envs:
-            why = "; ".join(
-                f"{slot.member.url}: {slot.error}" for slot in self._fleet.slots if slot.is_down
-            )
-            raise TooFewRobotsError(
-                f"{up} of {self.num_envs} robots are up, and min_envs is {self._min_envs}: {why}"
-            )
-
-    def _drain(self) -> None:
-        """Receive what was sent and is wanted by nobody any more."""
-        asked = [slot for slot in self._fleet.slots if slot.is_asked]
-        if asked:
-            self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
-            for slot in asked:
-                slot.row, slot.is_asked = None, False
 
 
 def _add_valid(merged: dict[str, Any], valid: Flags, told: Flags) -> None:

@@ -16,6 +16,7 @@ from remote_env.joint import check_urls
 
 __all__ = [
     "Flags",
+    "check_finite",
     "check_seeds",
     "count_robots",
     "least_steps",
@@ -133,7 +134,7 @@ def take_apart(
         ActionRefusedError: If there are not as many, or something is not finite.
     """
     if isinstance(single, spaces.Box) and np.issubdtype(single.dtype, np.floating):
-        _check_finite(actions)
+        check_finite(actions)
     try:
         each = list(iterate(batched, actions))
     except (TypeError, ValueError, KeyError, IndexError) as error:
@@ -147,7 +148,12 @@ def take_apart(
     return each
 
 
-def _check_finite(actions: Any) -> None:
+def check_finite(actions: Any) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        ActionRefusedError: Naming the row.
+    """
     if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f" or not actions.ndim:
         return  # the robots' side says what it is
     is_finite = np.isfinite(actions)

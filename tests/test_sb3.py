@@ -234,24 +234,6 @@ def test_a_robot_that_is_not_there_is_named_and_the_others_are_let_go(serve):
     wait_for(lambda: server.statistics()["connections"] == 0)
 
 
-class Failing(Counter):
-    def apply_action(self, action):
-        if self._steps == 1:
-            raise OSError("the gearbox")
-        super().apply_action(action)
-
-
-def test_a_robot_that_fails_is_named_and_reset_begins_anew(serve, connect_all):
-    env = connect_all([Counter(), Failing(), Counter()], serve)
-    env.reset()
-    env.step(np.zeros((3, 2), np.float32))
-    with pytest.raises(errors.RobotFaultError, match=rf"{env.urls[1]}: .*gearbox"):
-        env.step(np.zeros((3, 2), np.float32))
-    assert env.get_attr("is_stepping") == [False] * 3
-    env.reset()
-    assert not env.step(np.zeros((3, 2), np.float32))[2].any()
-
-
 def test_an_action_that_does_not_fit_is_named_and_the_others_are_received(serve, connect_all):
     env = connect_all([Counter(), Counter()], serve)
     env.reset()

@@ -1,7 +1,5 @@
 """What becomes of several robots when one of them fails."""
 
-import contextlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -11,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from beside import Beside, wait_for
+from killed_robots import Served
 from sample_robots import Counter, Limited
 
 from remote_env import errors
@@ -18,44 +17,6 @@ from remote_env.testing import FaultProxy
 from remote_env_server import ProprioConfig, RobotServer
 
 ONES = np.ones((3, 2), np.float32)
-
-
-def serve_counter(pipe, port):
-    """Serve a counter until the pipe is closed."""
-    with RobotServer(Counter(), port=port) as server:
-        pipe.send(server.url)
-        with contextlib.suppress(EOFError):
-            pipe.recv()
-
-
-class Served:
-    """A counter in a process of its own, that can be killed, stopped and started again."""
-
-    def __init__(self):
-        self.url, self._port = "", 0
-        self.start()
-
-    def start(self):
-        here, there = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve_counter, args=(there, self._port))
-        self.process.start()
-        there.close()
-        assert here.poll(30)
-        self.url, self._pipe = here.recv(), here
-        self._port = int(self.url.rsplit(":", 1)[1])
-
-    def send(self, number):
-        os.kill(self.process.pid, number)
-        if number == signal.SIGKILL:
-            self.process.join(10)
-
-    def end(self):
-        if self.process.is_alive():
-            self.send(signal.SIGCONT)
-            self._pipe.close()
-            self.process.join(10)
-            self.process.kill()
 
 
 @pytest.fixture

@@ -142,20 +142,27 @@ def _off_policy(
 
 
 def make_model(config: TrainConfig, preset: Preset, vec_env: VecEnv) -> BaseAlgorithm:
-    """Make the algorithm, with a new network."""
-    from stable_baselines3 import HerReplayBuffer
+    """Make the algorithm, with a new network and buffers that leave out what failed.
+
+    PPO's needs ``rollouts.InvalidRows`` among the callbacks of ``learn``.
+    """
     from stable_baselines3.common.noise import NormalActionNoise
     from stable_baselines3.common.preprocessing import is_image_space
 
+    from remote_env_agents.buffers import replay_buffer_class
     from remote_env_agents.features import BoundedFeatures
+    from remote_env_agents.rollouts import rollout_buffer_class
 
     space = vec_env.observation_space
     extra = dict(preset.extra)
     if config.algo == "td3":
         count = math.prod(vec_env.action_space.shape or ())
         extra["action_noise"] = NormalActionNoise(np.zeros(count), np.full(count, 0.1))
+    if config.algo == "ppo":
+        extra["rollout_buffer_class"] = rollout_buffer_class(space)
+    else:
+        extra["replay_buffer_class"] = replay_buffer_class(space, her=config.her)
     if config.her:
-        extra["replay_buffer_class"] = HerReplayBuffer
         extra["replay_buffer_kwargs"] = {"n_sampled_goal": 4, "goal_selection_strategy": "future"}
     if isinstance(space, spaces.Dict):
         policy = "MultiInputPolicy"

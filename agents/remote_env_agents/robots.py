@@ -25,6 +25,8 @@ __all__ = [
     "streams_to_learn",
 ]
 
+# How long training waits for the robot that it cannot do without, in seconds.
+RECONNECT_TIMEOUT = 30.0
 # Of an episode, on a robot that sets no limit itself: it might never end.
 _MOST_STEPS: Final = 1000
 
@@ -156,5 +158,10 @@ def make_vec_env(
     from remote_env.sb3 import RemoteRobotVecEnv
 
     chosen = None if streams is None else list(streams)
-    env_kwargs = {"streams": chosen, "token": token, "max_steps": max_steps}
+    env_kwargs = {
+        "streams": chosen,
+        "token": token,
+        "max_steps": max_steps,
+        "reconnect_timeout": RECONNECT_TIMEOUT,
+    }
     return RemoteRobotVecEnv(urls, env_kwargs=env_kwargs)

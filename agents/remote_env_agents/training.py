@@ -157,8 +157,7 @@ def _make_vec_env(
     limit: int | None,
     recipe: Recipe,
 ) -> Any:
-    from stable_baselines3.common.vec_env import VecMonitor
-
+    from remote_env_agents.monitoring import EpisodeMonitor
     from remote_env_agents.scaling import ScaledActions, is_unit
 
     vec_env = make_vec_env(config.urls, streams=streams, token=token, max_steps=limit)
@@ -167,13 +166,14 @@ def _make_vec_env(
     # The others scale their actions themselves.
     if config.algo == "ppo" and isinstance(space, spaces.Box) and not is_unit(space):
         vec_env = ScaledActions(vec_env)
-    return VecMonitor(vec_env)
+    return EpisodeMonitor(vec_env)
 
 
 def _make_model(config: TrainConfig, preset: Preset, vec_env: Any) -> Any:
     if config.resume is None:
         return make_model(config, preset, vec_env)
     from remote_env_agents.policies import load_model
+    from remote_env_agents.rollouts import rollout_buffer_class
 
     model = load_model(config.resume, device=config.device)
     if type(model) is not algorithm_class(config.algo):
@@ -181,7 +181,12 @@ def _make_model(config: TrainConfig, preset: Preset, vec_env: Any) -> Any:
             f"{config.resume} is of {type(model).__name__}, not of {config.algo}; only ppo resumes"
         )
     try:
-        resumed = type(model).load(config.resume, env=vec_env, device=config.device)
+        resumed = type(model).load(
+            config.resume,
+            env=vec_env,
+            device=config.device,
+            rollout_buffer_class=rollout_buffer_class(vec_env.observation_space),
+        )
     except ValueError as error:  # spaces
         raise ConfigurationError(f"{config.resume} does not fit this robot: {error}") from error
     # Other episodes than those that it has seen.
@@ -199,6 +204,7 @@ def _learn(
     token: str | None,
 ) -> TrainingResult:
     from remote_env_agents.evaluation import Evaluation, evaluate
+    from remote_env_agents.rollouts import InvalidRows
     from remote_env_agents.watcher import Watcher
 
     def evaluate_now(model: Any, tell: Callable[[int], object]) -> Evaluation:
@@ -219,7 +225,11 @@ def _learn(
     model.set_logger(logger)
     try:
         with display:
-            model.learn(config.steps, callback=watcher, reset_num_timesteps=config.resume is None)
+            model.learn(
+                config.steps,
+                callback=[InvalidRows(), watcher],
+                reset_num_timesteps=config.resume is None,
+            )
         ended_by = "success" if watcher.reached else "steps"
     except KeyboardInterrupt:
         ended_by = "interrupt"

@@ -13,6 +13,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from remote_env.errors import ConfigurationError
+from remote_env_agents.buffers import is_transition
 from remote_env_agents.config import TrainConfig, seed_at_step
 from remote_env_agents.display import Display, percent
 from remote_env_agents.evaluation import Evaluation
@@ -99,9 +100,10 @@ class Watcher(BaseCallback):
 
     def _on_step(self) -> bool:
         for info, is_over in zip(self.locals["infos"], self.locals["dones"], strict=True):
-            is_spoiled = bool(info.get("remote", {}).get("invalid_transition"))
+            is_spoiled = not is_transition(info)
             self.spoiled_steps += is_spoiled
-            if is_over:
+            # A robot that is back begins an episode, and ends none.
+            if is_over and (not is_spoiled or "end_reason" in info["remote"]):
                 self._count(info, is_spoiled)
         if self.num_timesteps >= self._next_row:
             self._next_row = self._after(self._row_every)

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env_agents import TrainConfig
 from remote_env_agents.presets import Preset, make_model
+from remote_env_agents.rollouts import InvalidRows
 from remote_env_server import LocalRobotEnv
 from remote_env_server.robots.arm import ArmConfig, ArmRobot
 
@@ -45,7 +46,7 @@ def learn(env):
     model = make_model(TrainConfig(urls=("",), seed=3), PRESET, env)
     before = bytes_of(model)
     notes = Notes()
-    model.learn(UPDATES * PRESET.extra["n_steps"] * env.num_envs, callback=notes)
+    model.learn(UPDATES * PRESET.extra["n_steps"] * env.num_envs, callback=[InvalidRows(), notes])
     env.close()
     return notes.rollouts, before, bytes_of(model)
 

@@ -12,15 +12,20 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
+import gymnasium
 import numpy as np
 import torch
 from reaching import Reach, Silent, Strong, Switch
 from rich.console import Console
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from remote_env import ConfigurationError, RobotFaultError
+from remote_env import ConfigurationError, TooFewRobotsError
 from remote_env.cli import main
 from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
+from remote_env_agents.buffers import RobotDictReplayBuffer, RobotHerReplayBuffer
+from remote_env_agents.presets import make_model, resolve
 from remote_env_agents.robots import look_at
+from remote_env_agents.rollouts import RobotDictRolloutBuffer
 from remote_env_server import CameraConfig, Outcome, ProprioConfig
 
 TINY = Hyperparameters(net_arch=(8,), batch_size=64)
@@ -199,17 +204,80 @@ def test_ctrl_c_saves_what_there_is(serve, capsys):
     assert len(evaluate(policy, [url], episodes=1).episodes) == 1
 
 
-def test_a_robot_that_fails_leaves_what_was_learned(serve, tmp_path):
-    def fail():
-        raise RuntimeError("smoke")
+class Dying(Reach):
+    """Fails once, and cannot be reset any more."""
 
+    is_dead = False
+
+    def reset(self, *, seed=None):
+        if self.is_dead:
+            raise OSError("smoke")
+        super().reset(seed=seed)
+
+    def die(self):
+        self.is_dead = True
+        raise OSError("smoke")
+
+
+def test_too_few_robots_leave_what_was_learned(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("remote_env_agents.robots.RECONNECT_TIMEOUT", 0.3)
+    robot = Dying(steps_until=100)
+    robot._then = robot.die
     folder = tmp_path / "run"
-    config = TrainConfig(
-        (serve(Reach(steps_until=100, then=fail)).url,), folder=folder, hyperparameters=TINY
-    )
-    with pytest.raises(RobotFaultError, match=r"smoke.*until then is in .*policy\.zip"):
+    config = TrainConfig((serve(robot).url,), folder=folder, hyperparameters=TINY)
+    with pytest.raises(TooFewRobotsError, match=r"smoke.*until then is in .*policy\.zip"):
         train(config)
     load_policy(folder / "policy.zip", look_at([serve(Reach()).url]))
+
+
+class Moody(Reach):
+    """Fails now and then."""
+
+    moves = 0
+
+    def apply_action(self, action):
+        self.moves += 1
+        if self.moves % 45 == 44:
+            raise OSError("the gearbox")
+        super().apply_action(action)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_a_robot_that_fails_now_and_then_costs_its_own_steps_only(serve, monkeypatch, algo):
+    monkeypatch.setattr("remote_env.fleet._RETRY", 0.0)
+    robots = Reach(), Moody()
+    urls = tuple(serve(robot).url for robot in robots)
+    result = train(TrainConfig(urls, algo=algo, steps=256, hyperparameters=TINY))
+    assert (result.steps, result.ended_by) == (256, "steps")
+    assert result.spoiled_steps >= 4
+    # Each began with a reset; those of the end are under way.
+    assert result.episodes == sum(len(robot.seeds) for robot in robots) - 2
+
+
+@pytest.mark.parametrize(
+    ("algo", "her"),
+    [("ppo", False), ("sac", False), ("sac", True), ("td3", False), ("tqc", True)],
+)
+def test_every_algorithm_has_buffers_that_leave_out_what_failed(serve, algo, her):
+    space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    goals = ("achieved_goal", "desired_goal")
+    env = DummyVecEnv([lambda: _Still(gymnasium.spaces.Dict(dict.fromkeys(goals, space)))])
+    config = TrainConfig(("",), algo=algo, her=her)
+    model = make_model(config, resolve(config, robots=1, longest=9, pictures=False), env)
+    if algo == "ppo":
+        assert isinstance(model.rollout_buffer, RobotDictRolloutBuffer)
+    else:
+        kind = RobotHerReplayBuffer if her else RobotDictReplayBuffer
+        assert type(model.replay_buffer) is kind
+
+
+class _Still(gymnasium.Env):
+    """An environment to look at."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, observation_space):
+        self.observation_space = observation_space
 
 
 def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):

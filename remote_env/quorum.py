@@ -1,0 +1,129 @@
+"""How many robots must be up, and how long is waited for those that are not.
+
+Both vector environments, Gymnasium's and that of Stable-Baselines3, wait for their robots so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from remote_env.batches import Batch
+from remote_env.errors import ConfigurationError, TooFewRobotsError
+from remote_env.fleet import Fleet, Keep, Slot
+
+__all__ = ["Quorum", "check_min_envs"]
+
+
+def check_min_envs(min_envs: int, count: int) -> None:
+    """Refuse what cannot be of so many robots.
+
+    Raises:
+        ConfigurationError: Saying what can.
+    """
+    if not 0 <= min_envs <= count:
+        raise ConfigurationError(f"min_envs must be from 0 to {count}, not {min_envs!r:.40}")
+
+
+class Quorum:
+    """Waits for the robots of a fleet, and for enough of them."""
+
+    def __init__(self, fleet: Fleet, *, min_envs: int, reconnect_timeout: float) -> None:
+        """Take note.
+
+        Args:
+            fleet: The robots.
+            min_envs: With fewer robots than this nothing goes on.
+            reconnect_timeout: How long is waited for those that are down then, in seconds.
+        """
+        self._fleet = fleet
+        self._min_envs = min_envs
+        self._reconnect_timeout = reconnect_timeout
+
+    def await_resets(self, chosen: Sequence[Slot]) -> None:
+        """Wait until robots are reset, or refuse; for those that are down with patience.
+
+        Raises:
+            RobotError: If one refuses what it was given.
+            TooFewRobotsError: If fewer than ``min_envs`` robots are up then.
+        """
+        patience = time.monotonic() + self._reconnect_timeout
+        self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in chosen))
+        self._fleet.gather(
+            lambda: all(s.row is not None or s.refusal is not None for s in chosen), until=patience
+        )
+        impossible = [slot for slot in chosen if isinstance(slot.refusal, ValueError)]
+        if impossible:
+            for slot in chosen:
+                self._fleet.pop_nowait(slot)
+            for slot in impossible:
+                self._fleet.forgive(slot)
+            assert impossible[0].refusal is not None
+            raise impossible[0].refusal
+        for slot in chosen:
+            if slot.row is None:
+                self._fleet.stand_in(slot)
+        self.check()
+
+    def await_steps(self, batch: Batch) -> None:
+        """Wait until all robots have a row, and their observations are in a batch.
+
+        Raises:
+            TooFewRobotsError: If fewer than ``min_envs`` robots are up, and nobody was told yet.
+        """
+        slots = self._fleet.slots
+        for slot in slots:
+            if slot.row is not None:  # it failed at once, or it is back since
+                batch.keep(slot.index, slot.last)
+        self.gather(lambda: all(s.row is not None or s.is_down for s in slots), batch.keep)
+        for slot in slots:
+            if slot.row is None:
+                batch.keep(slot.index, slot.last)
+                self._fleet.stand_in(slot)
+
+    def gather(
+        self,
+        is_enough: Callable[[], bool],
+        keep: Keep | None,
+        until: float | None = None,
+    ) -> None:
+        """As ``Fleet.gather``; then wait for those that are down, if the others are too few.
+
+        Raises:
+            TooFewRobotsError: If that was in vain.
+        """
+        self._fleet.gather(is_enough, until=until, keep=keep)
+        # Whoever fell just now is told so first.
+        has_fallen = any(slot.is_down and slot.row is not None for slot in self._fleet.slots)
+        if self._fleet.count_up < self._min_envs and not has_fallen:
+            patience = time.monotonic() + self._reconnect_timeout
+            patience = patience if until is None else min(until, patience)
+            self._fleet.gather(
+                lambda: self._fleet.count_up >= self._min_envs, until=patience, keep=keep
+            )
+            if until is None or patience < until:
+                self.check()
+
+    def check(self) -> None:
+        """Refuse to go on with too few robots.
+
+        Raises:
+            TooFewRobotsError: Saying why each of the others is down.
+        """
+        up = self._fleet.count_up
+        if up < self._min_envs:
+            why = "; ".join(
+                f"{slot.member.url}: {slot.error}" for slot in self._fleet.slots if slot.is_down
+            )
+            raise TooFewRobotsError(
+                f"{up} of {len(self._fleet.slots)} robots are up, and min_envs is "
+                f"{self._min_envs}: {why}"
+            )
+
+    def drain(self) -> None:
+        """Receive what was sent and is wanted by nobody any more."""
+        asked = [slot for slot in self._fleet.slots if slot.is_asked]
+        if asked:
+            self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
+            for slot in asked:
+                slot.row, slot.is_asked = None, False
