@@ -19,10 +19,11 @@ from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.pictures import tile
 from remote_env.spec import RobotSpec, StreamKind
 from remote_env_agents.episodes import Policy, policy_for_episode
+from remote_env_agents.keys import EpisodeKey
 from remote_env_agents.policies import as_policy
 from remote_env_agents.robots import limit_for, look_at, make_env
 
-__all__ = ["VideoWriter", "check_video", "record_episodes"]
+__all__ = ["Film", "FilmedEpisode", "VideoWriter", "check_video", "record_episodes"]
 
 _CAMERAS: Final = 2  # that are shown if none are named
 _LEAST_WIDTH: Final = 320  # smaller pictures are magnified, or the caption is not readable
@@ -141,31 +142,60 @@ def check_video(path: Path, spec: RobotSpec, cameras: Sequence[str] = ()) -> Non
         raise ConfigurationError(f"cannot write the video {path}; choose another file")
 
 
+@dataclass(frozen=True, slots=True)
+class FilmedEpisode:
+    """What came of an episode on film.
+
+    Attributes:
+        key: What it was begun with.
+        episode_return: Sum of rewards.
+        length: In steps.
+        is_success: What the robot said at the last step; None if it says nothing.
+    """
+
+    key: EpisodeKey
+    episode_return: float
+    length: int
+    is_success: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What ``record_episodes`` made.
+
+    Attributes:
+        path: Of the file.
+        frames: How many it has.
+        episodes: That are on it.
+    """
+
+    path: Path
+    frames: int
+    episodes: tuple[FilmedEpisode, ...]
+
+
 def record_episodes(
     path: Path,
     policy: Any,
     url: str,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int | EpisodeKey],
     cameras: Sequence[str] = (),
     token: str | None = None,
     fps: float | None = None,
     on_step: Callable[[int, int], object] = lambda episode, step: None,
-) -> int:
+) -> Film:
     """Run a policy on a robot and film it, cameras side by side, with a caption. It moves.
 
     Args:
         path: Of the file, .mp4.
         policy: As for ``evaluate``.
         url: Of the robot.
-        seeds: One for each episode.
+        seeds: One for each episode; or the key of it, with options.
         cameras: Image streams, by name; the first two if empty.
         token: What the robot's server asks for, if it does.
         fps: Pictures per second; one for each step, as fast as the robot's own time, if None.
         on_step: Called after each step with the number of the episode, from 0, and of the step.
-
-    Returns:
-        How many frames the video has.
 
     Raises:
         ConfigurationError: If the robot has no such camera, or PyAV is not installed.
@@ -181,13 +211,15 @@ def record_episodes(
     with VideoWriter(path, fps or spec.control_hz or _DEFAULT_FPS) as video:
         env = make_env(url, streams=streams, token=token, max_steps=limit_for(spec))
         try:
+            filmed = []
             for number, seed in enumerate(seeds):
-                film = _Film(video, shown, number)
-                act = _Unpacking(policy_for_episode(acting, seed), unpack)
-                film.shoot(env, act, seed, on_step)
+                key = seed if isinstance(seed, EpisodeKey) else EpisodeKey(seed)
+                camera = _Camera(video, shown, number)
+                act = _Unpacking(policy_for_episode(acting, key.seed), unpack)
+                filmed.append(camera.shoot(env, act, key, on_step))
         finally:
             env.close()
-        return video.frames
+        return Film(path, video.frames, tuple(filmed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +264,8 @@ def _unpacker(spec: RobotSpec, wanted: Sequence[str] | None) -> Callable[[Mappin
     return lambda seen: {name: seen[name] for name in own}
 
 
-class _Film:
-    """One episode on film."""
+class _Camera:
+    """Films one episode."""
 
     def __init__(self, video: VideoWriter, cameras: Sequence[str], number: int) -> None:
         self._video = video
@@ -245,15 +277,16 @@ class _Film:
         self,
         env: Any,
         policy: Policy,
-        seed: int,
+        key: EpisodeKey,
         on_step: Callable[[int, int], object],
-    ) -> None:
-        observation, _ = env.reset(seed=seed)
+    ) -> FilmedEpisode:
+        observation, info = env.reset(seed=key.seed, options=dict(key.options) or None)
         self._take(observation, self._text(0, observation, None))
-        step, is_over, picture = 0, False, None
+        step, total, is_over, picture = 0, 0.0, False, None
         while not is_over:
             observation, reward, terminated, truncated, info = env.step(policy(observation))
             step, is_over = step + 1, terminated or truncated
+            total += float(reward)
             if info["remote"].get("invalid_transition"):
                 raise RemoteEnvError(
                     f"the episode on film was spoiled: {info['remote'].get('end_reason')}"
@@ -265,6 +298,8 @@ class _Film:
             on_step(self._number, step)
         if picture is not None:
             self._video.add(picture, times=math.ceil(_LINGER * float(self._video.fps)))
+        success = info.get("is_success")
+        return FilmedEpisode(key, total, step, None if success is None else bool(success))
 
     def _text(self, step: int, observation: Mapping[str, Any], reward: float | None) -> str:
         text = f"episode {self._number + 1}   step {step:3d}"
