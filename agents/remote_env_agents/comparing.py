@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _Z95: Final = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
+_LEVEL: Final = 0.05  # how often any robot is flagged where all are alike, at most
 _RESAMPLES: Final = 10_000
 _AT_ONCE: Final = 1 << 22  # numbers, of resamples that are drawn together
 
@@ -169,7 +170,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A robot against all others together.
+    """A robot against all others together, without those that were flagged before it.
 
     Attributes:
         robot: Its name.
@@ -177,7 +178,7 @@ class Difference:
         own: Its success rate, or the median of its returns.
         rest: Those of the others.
         p: Two-sided, of Fisher's exact test for success, of Mann and Whitney's for return.
-        adjusted: After Holm, for all comparisons of this evaluation.
+        adjusted: For all comparisons; see ``compare``.
     """
 
     robot: str
@@ -189,43 +190,64 @@ class Difference:
 
     @property
     def is_flagged(self) -> bool:
-        """Whether the robot differs from the rest: by chance any is flagged in 5 % of reports."""
-        return self.adjusted < 0.05
+        """Whether the robot differs from the rest."""
+        return self.adjusted < _LEVEL
 
 
 def compare(samples: Sequence[Sample]) -> tuple[Difference, ...]:
     """Compare each robot with the rest; of two robots, the first with the second.
 
-    Robots without episodes are left out.
+    One robot that differs makes the rest look different from each of the others. So the one
+    that differs most is flagged and taken out, and the others are compared anew, for as long as
+    one is flagged.
+
+    The p-values of a round are adjusted after Holm, and doubled if both success and return are
+    compared: robots that are all alike are flagged in 5 % of reports at most. Robots without
+    episodes are left out, and so is a figure that is not known of all.
     """
     busy = [sample for sample in samples if sample.returns]
-    if len(busy) < 2:
-        return ()
-    found = []
-    for sample in busy if len(busy) > 2 else busy[:1]:
-        rest = [other for other in busy if other is not sample]
-        found += _against(sample, rest)
-    adjusted = holm([p for _, _, _, _, p in found])
+    figures: list[Literal["success", "return"]] = []
+    if all(sample.successes is not None for sample in busy):
+        figures.append("success")
+    if not any(math.isnan(value) for sample in busy for value in sample.returns):
+        figures.append("return")
     return tuple(
-        Difference(robot, what, own, others, p, after)
-        for (robot, what, own, others, p), after in zip(found, adjusted, strict=True)
+        difference for what in figures for difference in _compare(busy, what, len(figures))
     )
 
 
-_Found = tuple[str, Literal["success", "return"], float, float, float]
-
-
-def _against(sample: Sample, rest: Sequence[Sample]) -> list[_Found]:
-    found: list[_Found] = []
-    theirs = [value for other in rest for value in other.returns]
-    hits = [other.successes for other in rest]
-    if sample.successes is not None and None not in hits:
-        n, k = len(sample.returns), sample.successes
-        others = sum(hit for hit in hits if hit is not None)
-        p = fisher_exact(k, n, others, len(theirs))
-        found.append((sample.robot, "success", k / n, others / len(theirs), p))
-    if not np.isnan([*sample.returns, *theirs]).any():
-        p = mann_whitney(sample.returns, theirs)
-        own, median = float(np.median(sample.returns)), float(np.median(theirs))
-        found.append((sample.robot, "return", own, median, p))
+def _compare(
+    samples: Sequence[Sample], what: Literal["success", "return"], figures: int
+) -> list[Difference]:
+    found: list[Difference] = []
+    left = list(samples)
+    while len(left) > 1:
+        compared = left if len(left) > 2 else left[:1]
+        own = [
+            _against(one, [other for other in left if other is not one], what) for one in compared
+        ]
+        adjusted = [min(1.0, figures * p) for p in holm([p for _, _, p in own])]
+        this_round = [
+            Difference(one.robot, what, mine, rest, p, after)
+            for one, (mine, rest, p), after in zip(compared, own, adjusted, strict=True)
+        ]
+        worst = min(this_round, key=lambda each: each.p)
+        if not worst.is_flagged:
+            return found + this_round
+        found.append(worst)
+        left = [one for one in left if one.robot != worst.robot]
     return found
+
+
+def _against(
+    sample: Sample, rest: Sequence[Sample], what: Literal["success", "return"]
+) -> tuple[float, float, float]:
+    """Return the robot's own figure, that of the rest, and p."""
+    theirs = [value for other in rest for value in other.returns]
+    if what == "return":
+        p = mann_whitney(sample.returns, theirs)
+        return float(np.median(sample.returns)), float(np.median(theirs)), p
+    n, k = len(sample.returns), sample.successes or 0
+    others = sum(other.successes or 0 for other in rest)
+    p = fisher_exact(k, n, others, len(theirs))
+    return k / n, others / len(theirs), p

@@ -114,7 +114,7 @@ def _text_of(difference: Difference) -> str:
         figures = f"median {own:.4g} against {rest:.4g}"
     return (
         f"{_host(difference.robot)} differs from the rest in {difference.what}: {figures} "
-        f"(p = {difference.adjusted:.2g} after Holm)"
+        f"(corrected p = {difference.adjusted:.2g})"
     )
 
 
@@ -232,15 +232,17 @@ def _robots(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
     tests = (
         "<p>A robot is flagged if it differs from all others together: in success by Fisher's "
         "exact test (two-sided; Fisher 1934), in return by the rank test of Mann and Whitney "
-        "(1947; normal approximation with corrections for ties and continuity), after Holm's "
-        "correction (1979) for all these comparisons at 5 %."
+        "(1947; normal approximation with corrections for ties and continuity). The one that "
+        "differs most is taken out, and the others are compared anew. After Holm's correction "
+        "(1979) in each round, and for both figures, robots that are all alike are flagged in "
+        "5 % of reports at most."
         f"{'' if differences else ' Here there was nothing to compare.'}</p>"
     )
     heads = ("robot", "episodes", "success", "95 %", "return", "std", "length", "spoiled", "lost")
     if not differences:
         return _table((*heads, ""), rows) + tests
     compared = _table(
-        ("robot", "compared in", "own", "rest", "p", "p after Holm"),
+        ("robot", "compared in", "own", "rest", "p", "corrected p"),
         [
             (
                 _host(each.robot),

@@ -34,7 +34,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
                 "own": each.own,
                 "rest": each.rest,
                 "p": each.p,
-                "p_holm": each.adjusted,
+                "p_corrected": each.adjusted,
                 "is_flagged": each.is_flagged,
             }
             for each in differences

@@ -7,7 +7,6 @@ import pytest
 from reaching import Reach, straight_to_the_goal
 
 from remote_env import ConfigurationError
-from remote_env.cli import main
 from remote_env_agents import EpisodeKey, VideoWriter, record_episodes
 
 av = pytest.importorskip("av", reason="needs the extra [video]")
