@@ -20,12 +20,12 @@ from remote_env_agents.evaluation import (
     complete_results,
     evaluate,
     list_of_episodes,
+    look_at_robots,
 )
 from remote_env_agents.keys import EpisodeKey, read_options
 from remote_env_agents.policies import load_policy
 from remote_env_agents.report import EvaluationFolder, write_report
 from remote_env_agents.results import read_results
-from remote_env_agents.robots import look_at
 from remote_env_agents.terminal import print_evaluation
 from remote_env_agents.video import Film, check_video, record_episodes
 
@@ -100,7 +100,8 @@ class _Command:
 
     def run(self) -> int:
         config = self._config
-        spec = look_at(config.urls, token=self._token)
+        going_on = None if config.folder is None else EvaluationFolder(config.folder).results
+        spec = look_at_robots(config.urls, token=self._token, results=going_on)
         policy = load_policy(
             config.policy, spec, device=config.device, threads=config.torch_threads
         )

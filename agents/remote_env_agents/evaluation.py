@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from remote_env.errors import ConfigurationError
+from remote_env.errors import ConfigurationError, TransportError
 from remote_env.spec import Mode, RobotSpec
 from remote_env_agents.about import About, PolicyIdentity
 from remote_env_agents.comparing import Difference, Sample, bootstrap_mean, compare, wilson
@@ -31,7 +31,7 @@ from remote_env_agents.robot_threads import RobotThreads
 from remote_env_agents.robots import limit_for, look_at
 from remote_env_agents.step_times import StepTimes
 
-__all__ = ["Evaluation", "complete_results", "evaluate", "list_of_episodes"]
+__all__ = ["Evaluation", "complete_results", "evaluate", "list_of_episodes", "look_at_robots"]
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ def evaluate(
             evaluation, or is being written by another process.
         ActionRefusedError: If a robot refuses what the policy wants.
         UnknownOptionError: If a robot does not know an option.
-        TransportError: If a robot cannot be reached at the beginning.
+        TransportError: If a robot cannot be reached at the beginning; of one that goes on with
+            ``results``, if none can.
         RemoteEnvError: If all robots are lost: what the last one failed with.
     """
     keys = list_of_episodes(episodes, seed=seed, options=options)
@@ -250,7 +251,7 @@ def evaluate(
     complete = None if results is None else complete_results(Path(results), known_as, keys)
     if complete is not None:
         return complete
-    spec = look_at(urls, token=token)
+    spec = look_at_robots(urls, token=token, results=results)
     acting = as_policy(policy, spec)
     job = _job(acting, tuple(urls), spec, streams=streams, token=token, patience=patience)
     about = About.now(
@@ -287,6 +288,34 @@ def list_of_episodes(
         raise ConfigurationError(f"an evaluation needs one episode at least, not {episodes!r:.40}")
     check_different(keys)
     return keys
+
+
+def look_at_robots(
+    urls: Sequence[str], *, token: str | None, results: str | Path | None
+) -> RobotSpec:
+    """Return what the robots are. None of them moves.
+
+    All of them must be there at the beginning, for a url may be wrong. Who goes on with results
+    needs one: the others may be what it was interrupted by, and are waited for meanwhile.
+
+    Raises:
+        ConfigurationError: If they are not all of one kind.
+        TransportError: If one cannot be reached; of one that goes on, if none can.
+    """
+    found = None if results is None else read_results(Path(results))
+    if found is None or not found.episodes:
+        return look_at(urls, token=token)
+    there, failure = [], None
+    for url in urls:
+        try:
+            look_at([url], token=token)
+        except TransportError as error:
+            failure = error
+        else:
+            there.append(url)
+    if failure is not None and not there:
+        raise failure
+    return look_at(there, token=token)
 
 
 def complete_results(

@@ -143,9 +143,8 @@ def test_a_robot_that_differs_is_flagged_and_the_others_are_not():
 
 
 def test_two_robots_that_differ_are_flagged_one_after_the_other():
-    samples = [
-        sample(name, range(40), hits) for name, hits in zip("abcdef", (39, 40, 38, 39, 5, 20))
-    ]
+    hits = {"a": 39, "b": 40, "c": 38, "d": 39, "e": 5, "f": 20}
+    samples = [sample(name, range(40), hits[name]) for name in hits]
     found = [each for each in compare(samples) if each.is_flagged]
     assert [(each.robot, each.what) for each in found] == [("e", "success"), ("f", "success")]
 

@@ -158,7 +158,7 @@ def test_realtime_says_how_far_periods_were_off(tmp_path):
     made = evaluation(episodes=(episode(1, period_errors=off, overruns=3),))
     said = page_of(tmp_path, made).sections["time-of-a-step"]
     assert "control period of 50 ms" in said
-    assert re.search(r"0\.0987\s+2\s+2\s+3", said)
+    assert re.search(r"0\.0987\s+1\.96\s+2\s+3", said)
 
 
 def test_options_are_told_apart(tmp_path):
