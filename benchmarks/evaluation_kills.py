@@ -58,6 +58,7 @@ class Arm:
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
+        self._before_return = 0
         self._process = ServerProcess(NotingArm, {"path": str(journal)})
         self.url = self._process.url
 
@@ -69,7 +70,17 @@ class Arm:
         """Serve it again where it was."""
         port = int(self.url.rpartition(":")[2])
         self._process.__exit__()
+        self._before_return = self._resets
         self._process = ServerProcess(NotingArm, {"path": str(self._journal)}, port=port)
+
+    @property
+    def _resets(self) -> int:
+        return self._journal.read_bytes().count(b"reset")
+
+    @property
+    def resets_since_return(self) -> int:
+        """How many episodes it has begun since ``restart``."""
+        return self._resets - self._before_return
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +99,7 @@ class Round:
         begun: How many resets the robots did.
         killed_at: How many episodes counted when the evaluator was killed.
         robot_killed_at: How many counted when a robot was killed.
+        after_return: How many episodes that robot began when it was back.
     """
 
     seconds: float
@@ -95,6 +107,7 @@ class Round:
     begun: int
     killed_at: list[int] = field(default_factory=list)
     robot_killed_at: list[int] = field(default_factory=list)
+    after_return: int = 0
 
     @property
     def redone(self) -> int:
@@ -161,8 +174,12 @@ def evaluate_with_kills(
     """Run it, and kill a robot once and the evaluator so often, each at a random moment."""
     urls = [arm.url for arm in arms]
     before = resets_in(journals)
-    moments = [("evaluator", at) for at in draw(chance, options.kills, options.episodes)]
-    moments += [("robot", at) for at in draw(chance, 1, options.episodes)]
+    moments = [
+        ("evaluator", chance.randrange(1, max(2, options.episodes * 4 // 5)))
+        for _ in range(options.kills)
+    ]
+    # Early, so that there is something left to do when it is back.
+    moments.append(("robot", chance.randrange(1, max(2, options.episodes // 3))))
     killed_at, robot_killed_at = [], []
     dead = chance.choice(arms)
     returning = threading.Timer(AWAY, dead.restart)
@@ -185,11 +202,9 @@ def evaluate_with_kills(
     if code:
         raise SystemExit(folder.with_suffix(".log").read_text())
     begun = resets_in(journals) - before
-    return Round(seconds, recorded(folder), begun, killed_at, robot_killed_at)
-
-
-def draw(chance: random.Random, count: int, episodes: int) -> list[int]:
-    return [chance.randrange(1, max(2, episodes * 4 // 5)) for _ in range(count)]
+    return Round(
+        seconds, recorded(folder), begun, killed_at, robot_killed_at, dead.resets_since_return
+    )
 
 
 def resets_in(journals: Path) -> int:
@@ -264,7 +279,7 @@ def line_of(number: int, kept: Round, wrong: list[str]) -> str:
     return (
         f"round {number}: {len(kept.found.episodes)} episodes in {kept.seconds:.1f} s; "
         f"evaluator killed at {kept.killed_at}, robot at {kept.robot_killed_at} "
-        f"(lost {events['lost']}, returned {events['returned']}); "
+        f"(noticed {events['lost']} times), which did {kept.after_return} when it was back; "
         f"{kept.redone} episodes lost with the evaluator, {len(kept.found.spoiled)} with the "
         f"robot; {'; '.join(wrong) or 'each counted once, the same bit by bit'}"
     )

@@ -55,7 +55,8 @@ def run_evaluation(config: EvalConfig, *, console: Console, errors: Console) -> 
         folder = EvaluationFolder(config.folder)
         complete = complete_results(folder.results, identity, keys)
         if complete is not None and not config.video_of:
-            console.print(f"{plain(str(folder.path))} is complete: nothing is run", highlight=False)
+            text = f"{plain(str(folder.path))} is complete: nothing is run"
+            console.print(text, highlight=False, soft_wrap=True)
             return _report(folder, complete, [], console)
     return _Command(config, keys, identity, console, errors).run()
 

@@ -114,7 +114,7 @@ def _text_of(difference: Difference) -> str:
         figures = f"median {own:.4g} against {rest:.4g}"
     return (
         f"{_host(difference.robot)} differs from the rest in {difference.what}: {figures} "
-        f"(corrected p = {difference.adjusted:.2g})"
+        f"(corrected p\u00a0=\u00a0{difference.adjusted:.2g})"
     )
 
 
@@ -218,10 +218,12 @@ def _returns(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
 
 def _robots(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
     flags = {
-        url: ", ".join(
-            f"{each.what} differs (p = {each.adjusted:.2g})"
-            for each in differences
-            if each.robot == url and each.is_flagged
+        url: Markup(
+            "".join(
+                f'<b class="flagged">{each.what} differs</b> '
+                for each in differences
+                if each.robot == url and each.is_flagged
+            )
         )
         for url in evaluation.robots
     }
@@ -368,10 +370,10 @@ def _faults(evaluation: Evaluation) -> str:
             for one in evaluation.spoiled[:_LISTED]
         ]
         heads = ("seed", "robot", "attempt", "steps", "spoiled by")
-        said += f"<p>Spoiled by a fault, and run again:</p>{_table(heads, rows)}"
+        said += f"<p>Spoiled by a fault, and run again:</p>{_table(heads, rows, kind='faults')}"
     if evaluation.events:
         events = [(_host(one.robot), one.what, one.why) for one in evaluation.events[:_LISTED]]
-        said += f"<p>Robots:</p>{_table(('robot', '', 'why'), events)}"
+        said += f"<p>Robots:</p>{_table(('robot', '', 'why'), events, kind='faults')}"
     return said or "<p>Nothing: no episode was spoiled, no robot was lost.</p>"
 
 

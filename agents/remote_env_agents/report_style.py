@@ -46,8 +46,9 @@ th{font-weight:600;color:var(--faint);text-align:right;white-space:nowrap}
 td{text-align:right;white-space:nowrap}
 th,td{padding:5px 10px;border-bottom:1px solid var(--grid)}
 th:first-child,td:first-child{text-align:left;padding-left:0}
-td:last-child{white-space:normal}
+.flagged{color:var(--flag)}
 .facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
+.faults td:last-child{text-align:left;white-space:normal}
 .facts td:first-child{color:var(--faint);white-space:nowrap;width:1%}
 .bar{display:flex;align-items:center;gap:10px;font-size:.875rem;margin:4px 0}
 .bar span{width:140px;flex:none}.bar i{height:14px;background:var(--mark);border-radius:3px}
