@@ -54,7 +54,8 @@ class PolicyIdentity:
         if hasattr(policy, "predict") and parameters is not None:
             return cls(type(policy).__qualname__, _hash_of_parameters(parameters()))
         named = policy if hasattr(policy, "__qualname__") else type(policy)
-        return cls(f"{named.__module__}.{named.__qualname__}")
+        module = "" if named.__module__ == "__main__" else f"{named.__module__}."
+        return cls(f"{module}{named.__qualname__}")
 
 
 def _hash_of_file(path: Path) -> str:

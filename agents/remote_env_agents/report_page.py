@@ -1,13 +1,13 @@
 """The report of an evaluation as one page of HTML: no scripts, and nothing from elsewhere.
 
-What comes from robots and from files is escaped. Only ``Markup`` is put in as it is.
+What comes from robots and from files is escaped; see ``markup.py``.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +23,7 @@ from remote_env_agents.charts import (
 from remote_env_agents.comparing import Difference
 from remote_env_agents.display import duration, percent
 from remote_env_agents.evaluation import Evaluation
+from remote_env_agents.markup import Markup, details, section, table
 from remote_env_agents.report_style import STYLE
 from remote_env_agents.step_times import StepTimes
 
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["page_of"]
 
 _LISTED: Final = 200  # rows of a table of episodes; all are in episodes.jsonl
-
-
-class Markup(str):
-    """HTML that was made here."""
-
-    __slots__ = ()
 
 
 def page_of(evaluation: Evaluation, *, films: Sequence[Film], folder: Path) -> str:
@@ -55,16 +50,16 @@ def page_of(evaluation: Evaluation, *, films: Sequence[Film], folder: Path) -> s
         f"<header><h1>{escape(title)}</h1><p>{_subtitle(evaluation)}</p></header>",
         _warnings(evaluation, differences),
         _tiles(evaluation),
-        _section("Success", _success(evaluation, differences)),
-        _section("Return", _returns(evaluation, differences)),
-        _section("Robots", _robots(evaluation, differences)),
-        _section("Options", _options(evaluation)),
-        _section("How episodes ended", _ends(evaluation)),
-        _section("Time of a step", _latency(evaluation)),
-        _section("Videos", _videos(evaluation, films, folder)),
-        _section("What did not count", _faults(evaluation)),
-        _section("What was run", _run(evaluation)),
-        _section("Episodes", _episodes(evaluation)),
+        section("Success", _success(evaluation, differences)),
+        section("Return", _returns(evaluation, differences)),
+        section("Robots", _robots(evaluation, differences)),
+        section("Options", _options(evaluation)),
+        section("How episodes ended", _ends(evaluation)),
+        section("Time of a step", _latency(evaluation)),
+        section("Videos", _videos(evaluation, films, folder)),
+        section("What did not count", _faults(evaluation)),
+        section("What was run", _run(evaluation)),
+        section("Episodes", _episodes(evaluation)),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -72,13 +67,6 @@ def page_of(evaluation: Evaluation, *, films: Sequence[Film], folder: Path) -> s
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
-
-
-def _section(heading: str, content: str) -> str:
-    if not content:
-        return ""
-    identity = heading.lower().replace(" ", "-")
-    return f'<section id="{identity}"><h2>{escape(heading)}</h2>{content}</section>\n'
 
 
 def _subtitle(evaluation: Evaluation) -> str:
@@ -114,8 +102,12 @@ def _text_of(difference: Difference) -> str:
         figures = f"median {own:.4g} against {rest:.4g}"
     return (
         f"{_host(difference.robot)} differs from the rest in {difference.what}: {figures} "
-        f"(corrected p\u00a0=\u00a0{difference.adjusted:.2g})"
+        f"(corrected p\u00a0{_probability(difference.adjusted)})"
     )
+
+
+def _probability(p: float) -> str:
+    return "<\u00a00.0001" if p < 0.0001 else f"=\u00a0{p:.2g}"
 
 
 def _host(url: str) -> str:
@@ -219,8 +211,8 @@ def _returns(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
 def _robots(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
     flags = {
         url: Markup(
-            "".join(
-                f'<b class="flagged">{each.what} differs</b> '
+            "<br>".join(
+                f'<b class="flagged">{each.what}</b>'
                 for each in differences
                 if each.robot == url and each.is_flagged
             )
@@ -240,10 +232,21 @@ def _robots(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
         "5 % of reports at most."
         f"{'' if differences else ' Here there was nothing to compare.'}</p>"
     )
-    heads = ("robot", "episodes", "success", "95 %", "return", "std", "length", "spoiled", "lost")
+    heads = (
+        "robot",
+        "episodes",
+        "success",
+        "95 %",
+        "return",
+        "std",
+        "length",
+        "spoiled",
+        "lost",
+        "differs in",
+    )
     if not differences:
-        return _table((*heads, ""), rows) + tests
-    compared = _table(
+        return table(heads, rows) + tests
+    compared = table(
         ("robot", "compared in", "own", "rest", "p", "corrected p"),
         [
             (
@@ -257,7 +260,7 @@ def _robots(evaluation: Evaluation, differences: Sequence[Difference]) -> str:
             for each in differences
         ],
     )
-    return _table((*heads, ""), rows) + tests + _details("All comparisons", compared)
+    return table(heads, rows) + tests + details("All comparisons", compared)
 
 
 def _row(part: Evaluation) -> list[str]:
@@ -284,7 +287,7 @@ def _options(evaluation: Evaluation) -> str:
     if len(texts) < 2:
         return ""
     rows = [(text, *_row(evaluation.with_options(text))[:6]) for text in texts]
-    return _table(("options", "episodes", "success", "95 %", "return", "std", "length"), rows)
+    return table(("options", "episodes", "success", "95 %", "return", "std", "length"), rows)
 
 
 def _ends(evaluation: Evaluation) -> str:
@@ -318,7 +321,7 @@ def _latency(evaluation: Evaluation) -> str:
             f" By how much the time from one answered step to the next was off the control "
             f"period of {1000 / hz:.4g} ms, and how many periods the robot missed."
         )
-    return _table(heads, rows) + f"<p>{escape(note)}</p>"
+    return table(heads, rows) + f"<p>{escape(note)}</p>"
 
 
 def _milliseconds(times: StepTimes) -> list[str]:
@@ -370,10 +373,10 @@ def _faults(evaluation: Evaluation) -> str:
             for one in evaluation.spoiled[:_LISTED]
         ]
         heads = ("seed", "robot", "attempt", "steps", "spoiled by")
-        said += f"<p>Spoiled by a fault, and run again:</p>{_table(heads, rows, kind='faults')}"
+        said += f"<p>Spoiled by a fault, and run again:</p>{table(heads, rows, kind='faults')}"
     if evaluation.events:
         events = [(_host(one.robot), one.what, one.why) for one in evaluation.events[:_LISTED]]
-        said += f"<p>Robots:</p>{_table(('robot', '', 'why'), events, kind='faults')}"
+        said += f"<p>Robots:</p>{table(('robot', '', 'why'), events, kind='faults')}"
     return said or "<p>Nothing: no episode was spoiled, no robot was lost.</p>"
 
 
@@ -395,7 +398,7 @@ def _run(evaluation: Evaluation) -> str:
         *sorted(about.versions.items()),
         ("began", about.began),
     ]
-    return _table(("", ""), rows, kind="facts")
+    return table(("", ""), rows, kind="facts")
 
 
 def _episodes(evaluation: Evaluation) -> str:
@@ -416,19 +419,4 @@ def _episodes(evaluation: Evaluation) -> str:
     heads = ("seed", "robot", "success", "return", "steps", "end", "seconds")
     more = len(evaluation.episodes) - len(rows)
     note = f"<p>And {more} more: all are in episodes.jsonl.</p>" if more else ""
-    return _details(f"{len(rows)} episodes", _table(heads, rows) + note)
-
-
-def _details(heading: str, content: str) -> str:
-    return f"<details><summary>{escape(heading)}</summary>{content}</details>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
-
-
-def _cell(text: str) -> str:
-    return f"<td>{text if isinstance(text, Markup) else escape(text)}</td>"
+    return details(f"{len(rows)} episodes", table(heads, rows) + note)

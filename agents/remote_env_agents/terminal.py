@@ -112,9 +112,10 @@ def _say_how(say: Callable[[str], object], evaluation: Evaluation) -> None:
 def _say_what_failed(say: Callable[[str], object], evaluation: Evaluation) -> None:
     for found in evaluation.differences():
         if found.is_flagged:
+            p = "< 0.0001" if found.adjusted < 0.0001 else f"= {found.adjusted:.2g}"
             say(
                 f"[bold red]differs from the rest:[/] {plain(found.robot)} in {found.what}, "
-                f"{found.own:.3g} and not {found.rest:.3g} (p = {found.adjusted:.2g})"
+                f"{found.own:.3g} and not {found.rest:.3g} (corrected p {p})"
             )
     if not all(episode.seed_applied for episode in evaluation.episodes):
         say("the robot uses no seeds: another evaluation has other episodes")
