@@ -85,6 +85,7 @@ def test_each_episode_counts_once_whatever_happens_in_whatever_order(data):
     while (assignment := desk.take()) is not None:
         desk.hand_in(assignment, result_of(assignment))
     assert desk.is_finished
+    assert max(notes.counted.values(), default=0) <= 1
     spoiled = Counter(one.key for one in notes.episodes if one.spoiled)
     assert all(spoiled[key] >= ATTEMPTS for key in queue.missing)
     assert set(notes.counted) | set(queue.missing) == set(keys)

@@ -8,9 +8,9 @@ import time
 import pytest
 from reaching import Reach
 
-from remote_env import RobotFaultError, TransportError
+from remote_env import ConfigurationError, RobotFaultError, TransportError
 from remote_env.cli import main
-from remote_env_agents import EpisodeKey, PolicyIdentity, RandomPolicy, evaluate
+from remote_env_agents import EpisodeKey, Job, PolicyIdentity, RandomPolicy, evaluate
 from remote_env_agents.results import read_results
 from remote_env_server import RobotServer
 
@@ -122,7 +122,8 @@ def test_each_seed_is_run_with_each_of_the_options(serve, folder, tmp_path):
 
 def test_an_option_that_the_robot_does_not_know_ends_it(serve, folder, tmp_path, capsys):
     (tmp_path / "options").write_text('{"colour": "red"}\n')
-    assert run([serve(Sided()).url], folder, "--options", str(tmp_path / "options")) == 1
+    options = ["--options", str(tmp_path / "options"), "--patience", "1000"]
+    assert run([serve(Sided()).url], folder, *options) == 1
     assert "reset option 'colour' is not known" in capsys.readouterr().err
 
 
@@ -230,6 +231,55 @@ def test_who_goes_on_needs_not_all_robots_and_who_begins_does(serve, tmp_path):
     assert (len(evaluation.episodes), evaluation.missing) == (6, ())
     with pytest.raises(TransportError, match="nothing listens"):
         evaluate(RANDOM, urls, episodes=6, results=tmp_path / "new.jsonl")
+
+
+def test_another_robot_at_the_port_of_one_that_was_lost_ends_it(tmp_path):
+    class Other(Reach):
+        def proprio_configs(self):
+            return super().proprio_configs()[:2]
+
+        def outcome(self, observation):
+            return None
+
+    server = RobotServer(Reach(), port=0)
+    server.start()
+    servers, port = [server], int(server.url.rpartition(":")[2])
+
+    def replace_it(episode):
+        if len(servers) == 1:
+            server.stop()
+            servers.append(RobotServer(Other(), port=port))
+            servers[-1].start()
+
+    try:
+        with pytest.raises(ConfigurationError, match="has other spaces than before"):
+            evaluate(
+                lambda observation: RANDOM(observation),
+                [server.url],
+                episodes=9,
+                results=tmp_path / "episodes.jsonl",
+                on_episode=replace_it,
+            )
+    finally:
+        for each in servers:
+            each.stop()
+    assert 1 <= len(read_results(tmp_path / "episodes.jsonl").episodes) < 9
+
+
+def test_a_robot_that_is_connected_to_must_be_the_one_that_was_looked_at(serve):
+    url = serve(Reach()).url
+    job = Job(
+        policy=RANDOM,
+        urls=(url,),
+        streams=None,
+        token=None,
+        max_steps=None,
+        control_period=0.0,
+        spec_hash="another",
+        patience=1.0,
+    )
+    with pytest.raises(ConfigurationError, match="not the same spaces, streams and mode as before"):
+        job.connect(url)
 
 
 def test_a_list_of_episodes_may_be_given(serve):
