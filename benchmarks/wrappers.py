@@ -36,6 +36,7 @@ from remote_env.spec import Mode
 from remote_env.wrappers import sb3, vector
 from remote_env_agents.config import TrainConfig
 from remote_env_agents.presets import make_model, resolve
+from remote_env_agents.rollouts import InvalidRows
 from remote_env_server import LocalRobotEnv, Outcome, ProprioConfig, Robot
 
 STACK = 4
@@ -208,7 +209,7 @@ def learn(seed: int, *, with_history: bool, steps: int) -> list[int]:
     envs.seed(seed)
     preset = resolve(config, robots=ROBOTS, longest=LONGEST, pictures=False)
     model = make_model(config, preset, envs)
-    model.learn(steps)
+    model.learn(steps, callback=InvalidRows())
     lengths: list[int] = []
     envs.seed(10_000)
     observation = envs.reset()

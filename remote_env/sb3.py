@@ -1,7 +1,7 @@
 """Several robots as one vector environment of Stable-Baselines3, from one process and one thread.
 
-A step sends all actions and then gathers, so that the robots move at once. This module alone
-imports ``stable_baselines3``; ``import remote_env`` does not.
+A step sends all actions and then gathers, so that the robots move at once. This module and
+``remote_env.wrappers.sb3`` import ``stable_baselines3``; ``import remote_env`` does not.
 """
 
 from __future__ import annotations

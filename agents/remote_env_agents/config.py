@@ -16,6 +16,7 @@ from remote_env_agents.wrapping import Wrapping
 
 __all__ = [
     "FIRST_EVALUATION_SEED",
+    "VIDEOS_OF",
     "Algorithm",
     "EvalConfig",
     "Hyperparameters",
@@ -28,6 +29,7 @@ _Urls = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="
 
 # Far from the seeds of training, which count from 0.
 FIRST_EVALUATION_SEED = 1_000_000
+VIDEOS_OF = ("first", "failures", "worst")
 
 
 def seed_at_step(seed: int, step: int) -> int:
@@ -157,7 +159,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate a policy on one or several robots: every seed exactly once. They move.
+    """Evaluate a policy on one or several robots: every episode exactly once. They move.
+
+    Each episode is written to the folder as soon as it is over. The same command with the same
+    folder goes on where it ended, however it ended, and does only what is missing. With a folder
+    alone, neither robots nor a policy, what is in it is shown.
 
     A policy file is code and may do anything: evaluate only files that you trust.
     The exit code is 1 if an episode could not be finished.
@@ -165,26 +171,33 @@ class EvalConfig:
     Attributes:
         urls: Of the robots, such as ws://127.0.0.1:8765.
         policy: A policy.zip or a checkpoint; or "random", to compare with.
-        episodes: How many.
-        seed: Of the first episode; the next one gets the next number.
-        video: Also record some episodes on the first robot, to this file (.mp4).
-        video_episodes: How many are recorded.
-        cameras: The image streams to record, by name; the first two if not given.
-        json: Write each episode to this file, as one line of JSON.
+        episodes: How many seeds.
+        seed: The first one; the next one gets the next number.
+        options: A file with options of reset, as a JSON list of objects or one object a line:
+            each seed is run with each of them.
+        folder: Where everything is written; evaluations/ROBOT-POLICY-N if not given.
+        video_of: Film episodes again on the first robot, when all are done: "first",
+            "failures" or "worst" (of return), or seeds. In real time a film may show another
+            course of things than what was counted; the report says so.
+        videos: How many of these are filmed; of seeds all are.
+        cameras: The image streams to film, by name; the first two if not given.
+        patience: For how long all robots together may be lost before it fails, in seconds.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
         device: Where the network is, such as cpu or cuda.
         torch_threads: How many threads torch uses.
     """
 
-    urls: _Urls
-    policy: str
+    urls: _Urls = ()
+    policy: str = ""
     episodes: int = 200
     seed: int = FIRST_EVALUATION_SEED
-    video: Path | None = None
-    video_episodes: int = 3
+    options: Path | None = None
+    folder: Path | None = None
+    video_of: tuple[str, ...] = ()
+    videos: int = 3
     cameras: tuple[str, ...] = ()
-    json: Path | None = None
+    patience: float = 30.0
     token_file: Path | None = None
     device: str = "cpu"
     torch_threads: int = 1
@@ -195,11 +208,32 @@ class EvalConfig:
         Raises:
             ConfigurationError: Saying what to change.
         """
-        _check_urls(self.urls)
         _check_least("episodes", self.episodes, 1)
         _check_least("seed", self.seed, 0)
-        _check_least("video_episodes", self.video_episodes, 1)
+        _check_least("videos", self.videos, 1)
         _check_least("torch_threads", self.torch_threads, 1)
+        if not self.patience >= 0:
+            raise ConfigurationError(f"patience must be 0 or more seconds, not {self.patience}")
+        if not self.is_seeds_filmed and self.video_of not in ((), *((w,) for w in VIDEOS_OF)):
+            raise ConfigurationError(
+                f"--video-of is one of {', '.join(VIDEOS_OF)}, or seeds, not "
+                f"{' '.join(self.video_of)}"
+            )
+        if self.only_shows:
+            return
+        _check_urls(self.urls)
+        if not self.policy:
+            raise ConfigurationError('give the policy to evaluate: --policy FILE, or "random"')
+
+    @property
+    def only_shows(self) -> bool:
+        """Whether this is about what is in the folder already."""
+        return self.folder is not None and not self.urls and not self.policy
+
+    @property
+    def is_seeds_filmed(self) -> bool:
+        """Whether the episodes to film are named by their seeds."""
+        return bool(self.video_of) and all(word.isdecimal() for word in self.video_of)
 
 
 def _check_urls(urls: tuple[str, ...]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -81,19 +82,55 @@ def print_evaluation(console: Console, evaluation: Evaluation, policy: str | Pat
         for url in evaluation.robots:
             table.add_row(*_cells(url, evaluation.of_robot(url), has_success))
         table.add_section()
-    name = "all" if len(evaluation.robots) > 1 else evaluation.robots[0]
+    name = evaluation.robots[0] if len(evaluation.robots) == 1 else "all"
     table.add_row(*_cells(name, evaluation, has_success), style="bold")
     say(f"[bold]{plain(str(policy))}[/]")
     console.print(table)
+    _say_how(say, evaluation)
+    _say_what_failed(say, evaluation)
+
+
+def _say_how(say: Callable[[str], object], evaluation: Evaluation) -> None:
     ends = ", ".join(f"{count} {reason}" for reason, count in evaluation.end_reasons.items())
-    say(f"ended by {plain(ends)}; {duration(evaluation.seconds)} in all")
+    say(f"ended by {plain(ends or 'nothing')}; {duration(evaluation.seconds)} in all")
+    low, high = evaluation.return_interval
+    if math.isfinite(low):
+        say(f"mean return between {low:.4g} and {high:.4g} (95 %)")
+    took = evaluation.step_times
+    if took.counts:
+        p50, p99, longest = took.percentile(50), took.percentile(99), took.longest
+        say(f"a step took {_ms(p50)} (p50), {_ms(p99)} (p99), {_ms(longest)} at most")
+    off = evaluation.period_errors
+    if off.counts:
+        say(
+            f"periods were off by {_ms(off.percentile(50))} (p50), "
+            f"{_ms(off.percentile(99))} (p99), {_ms(off.longest)} at most; "
+            f"{evaluation.overruns} were missed"
+        )
+
+
+def _say_what_failed(say: Callable[[str], object], evaluation: Evaluation) -> None:
+    for found in evaluation.differences():
+        if found.is_flagged:
+            p = "< 0.0001" if found.adjusted < 0.0001 else f"= {found.adjusted:.2g}"
+            say(
+                f"[bold red]differs from the rest:[/] {plain(found.robot)} in {found.what}, "
+                f"{found.own:.3g} and not {found.rest:.3g} (corrected p {p})"
+            )
     if not all(episode.seed_applied for episode in evaluation.episodes):
         say("the robot uses no seeds: another evaluation has other episodes")
+    for event in evaluation.events:
+        say(f"{event.what}: {plain(event.robot)}{plain(f', {event.why}' if event.why else '')}")
     for episode in evaluation.spoiled:
-        say(f"spoiled: seed {episode.seed} on {plain(episode.robot)}, {plain(episode.spoiled)}")
+        name, robot = plain(episode.key.name), plain(episode.robot)
+        say(f"spoiled: seed {name} on {robot}, {plain(episode.spoiled)}")
     if evaluation.missing:
-        seeds = ", ".join(map(str, evaluation.missing))
-        say(f"[bold red]not counted, spoiled each time:[/] seeds {seeds}")
+        seeds = ", ".join(key.name for key in evaluation.missing)
+        say(f"[bold red]not counted:[/] seeds {plain(seeds)}")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
 
 
 def _cells(name: str, evaluation: Evaluation, has_success: bool) -> list[str]:

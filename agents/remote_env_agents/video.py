@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,12 @@ from remote_env.errors import ConfigurationError, RemoteEnvError
 from remote_env.pictures import tile
 from remote_env.spec import RobotSpec, StreamKind
 from remote_env_agents.episodes import Policy, policy_for_episode
+from remote_env_agents.keys import EpisodeKey
 from remote_env_agents.policies import as_policy
 from remote_env_agents.robots import limit_for, look_at, make_env
 from remote_env_agents.wrapping import wrap_for
 
-__all__ = ["VideoWriter", "check_video", "record_episodes"]
+__all__ = ["Film", "FilmedEpisode", "VideoWriter", "check_video", "record_episodes"]
 
 _CAMERAS: Final = 2  # that are shown if none are named
 _LEAST_WIDTH: Final = 320  # smaller pictures are magnified, or the caption is not readable
@@ -142,31 +144,60 @@ def check_video(path: Path, spec: RobotSpec, cameras: Sequence[str] = ()) -> Non
         raise ConfigurationError(f"cannot write the video {path}; choose another file")
 
 
+@dataclass(frozen=True, slots=True)
+class FilmedEpisode:
+    """What came of an episode on film.
+
+    Attributes:
+        key: What it was begun with.
+        episode_return: Sum of rewards.
+        length: In steps.
+        is_success: What the robot said at the last step; None if it says nothing.
+    """
+
+    key: EpisodeKey
+    episode_return: float
+    length: int
+    is_success: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What ``record_episodes`` made.
+
+    Attributes:
+        path: Of the file.
+        frames: How many it has.
+        episodes: That are on it.
+    """
+
+    path: Path
+    frames: int
+    episodes: tuple[FilmedEpisode, ...]
+
+
 def record_episodes(
     path: Path,
     policy: Any,
     url: str,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int | EpisodeKey],
     cameras: Sequence[str] = (),
     token: str | None = None,
     fps: float | None = None,
     on_step: Callable[[int, int], object] = lambda episode, step: None,
-) -> int:
+) -> Film:
     """Run a policy on a robot and film it, cameras side by side, with a caption. It moves.
 
     Args:
         path: Of the file, .mp4.
         policy: As for ``evaluate``.
         url: Of the robot.
-        seeds: One for each episode.
+        seeds: One for each episode; or the key of it, with options.
         cameras: Image streams, by name; the first two if empty.
         token: What the robot's server asks for, if it does.
         fps: Pictures per second; one for each step, as fast as the robot's own time, if None.
         on_step: Called after each step with the number of the episode, from 0, and of the step.
-
-    Returns:
-        How many frames the video has.
 
     Raises:
         ConfigurationError: If the robot has no such camera, or PyAV is not installed.
@@ -184,12 +215,14 @@ def record_episodes(
         eyes = _Eyes(robot, spec.space_of(wanted), unpack)
         env = wrap_for(acting, eyes)
         try:
+            filmed = []
             for number, seed in enumerate(seeds):
-                film = _Film(video, shown, number, eyes)
-                film.shoot(env, policy_for_episode(acting, seed), seed, on_step)
+                key = seed if isinstance(seed, EpisodeKey) else EpisodeKey(seed)
+                camera = _Camera(video, shown, number, eyes)
+                filmed.append(camera.shoot(env, policy_for_episode(acting, key.seed), key, on_step))
         finally:
             env.close()
-        return video.frames
+        return Film(path, video.frames, tuple(filmed))
 
 
 class _Eyes(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -250,8 +283,8 @@ def _unpacker(spec: RobotSpec, wanted: Sequence[str] | None) -> Callable[[Mappin
     return lambda seen: {name: seen[name] for name in own}
 
 
-class _Film:
-    """One episode on film."""
+class _Camera:
+    """Films one episode."""
 
     def __init__(
         self, video: VideoWriter, cameras: Sequence[str], number: int, eyes: _Eyes
@@ -266,15 +299,16 @@ class _Film:
         self,
         env: Any,
         policy: Policy,
-        seed: int,
+        key: EpisodeKey,
         on_step: Callable[[int, int], object],
-    ) -> None:
-        observation, _ = env.reset(seed=seed)
+    ) -> FilmedEpisode:
+        observation, info = env.reset(seed=key.seed, options=dict(key.options) or None)
         self._take(self._text(0, None))
-        step, is_over, picture = 0, False, None
+        step, total, is_over, picture = 0, 0.0, False, None
         while not is_over:
             observation, reward, terminated, truncated, info = env.step(policy(observation))
             step, is_over = step + 1, terminated or truncated
+            total += float(reward)
             if info["remote"].get("invalid_transition"):
                 raise RemoteEnvError(
                     f"the episode on film was spoiled: {info['remote'].get('end_reason')}"
@@ -286,6 +320,8 @@ class _Film:
             on_step(self._number, step)
         if picture is not None:
             self._video.add(picture, times=math.ceil(_LINGER * float(self._video.fps)))
+        success = info.get("is_success")
+        return FilmedEpisode(key, total, step, None if success is None else bool(success))
 
     def _text(self, step: int, reward: float | None) -> str:
         observation = self._eyes.seen

@@ -7,7 +7,7 @@ import pytest
 from reaching import Reach, Silent, stay, straight_to_the_goal
 
 from remote_env import ActionRefusedError, ConfigurationError, RobotFaultError, TransportError
-from remote_env_agents import RandomPolicy, evaluate
+from remote_env_agents import EpisodeKey, RandomPolicy, evaluate
 
 
 def seeds_of(evaluation):
@@ -80,7 +80,7 @@ def test_an_episode_that_is_spoiled_each_time_is_not_counted(serve):
 
     evaluation = evaluate(straight_to_the_goal, [serve(Cursed()).url], episodes=4, seed=0)
     assert seeds_of(evaluation) == [0, 1, 3]
-    assert evaluation.missing == (2,)
+    assert evaluation.missing == (EpisodeKey(2),)
     assert [(episode.seed, episode.attempt) for episode in evaluation.spoiled] == [
         (2, 1),
         (2, 2),

@@ -82,11 +82,13 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     assert written["learned"]["hyperparameters"]["net_arch"] == [16]
     assert written["learned"]["hyperparameters"]["extra"]["n_steps"] == 512
 
-    lines = tmp_path / "episodes.jsonl"
-    options = ["--policy", str(folder / "policy.zip"), "--episodes", "12", "--json", str(lines)]
+    left = tmp_path / "evaluation"
+    options = ["--policy", str(folder / "policy.zip"), "--episodes", "12"]
+    options += ["--folder", str(left)]
     assert main(["eval", *urls, *options]) == 0
     assert "success [95 %]" in capsys.readouterr().out
-    episodes = [json.loads(line) for line in lines.read_text().splitlines()]
+    lines = (left / "episodes.jsonl").read_text().splitlines()
+    episodes = [json.loads(line)["episode"] for line in lines if line.startswith('{"episode"')]
     assert sorted(episode["seed"] for episode in episodes) == list(range(10**6, 10**6 + 12))
 
 

@@ -7,8 +7,7 @@ import pytest
 from reaching import Reach, straight_to_the_goal
 
 from remote_env import ConfigurationError
-from remote_env.cli import main
-from remote_env_agents import VideoWriter, record_episodes
+from remote_env_agents import EpisodeKey, VideoWriter, record_episodes
 
 av = pytest.importorskip("av", reason="needs the extra [video]")
 
@@ -71,10 +70,10 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
 def test_a_policy_is_filmed_with_both_cameras_side_by_side_and_a_caption(serve, tmp_path):
     path = tmp_path / "reach.mp4"
     url = serve(Reach()).url
-    count = record_episodes(path, straight_to_the_goal, url, seeds=[1, 2])
+    film = record_episodes(path, straight_to_the_goal, url, seeds=[1, EpisodeKey(2)])
     frames = frames_of(path)
     # One for each observation, and 0.7 s at 20 Hz that the last one stays.
-    assert count == len(frames) == 2 * (1 + 10 + 14)
+    assert film.frames == len(frames) == 2 * (1 + 10 + 14)
     assert frames[0].shape == (158, 376, 3)  # 33x94 four times as large, and 26 of caption
     np.testing.assert_allclose(frames[0][:130, :180].mean(), 200, atol=6)
     np.testing.assert_allclose(frames[0][:130, 196:].mean(), 100, atol=6)
@@ -96,30 +95,3 @@ def test_a_camera_that_is_not_there_is_refused(serve, tmp_path):
         record_episodes(
             tmp_path / "a.mp4", straight_to_the_goal, serve(Reach()).url, seeds=[1], cameras=["x"]
         )
-
-
-def test_an_evaluation_can_leave_a_video(serve, tmp_path, capsys):
-    path = tmp_path / "random.mp4"
-    options = ["--policy", "random", "--episodes", "3", "--video", str(path)]
-    assert main(["eval", serve(Reach()).url, *options, "--video-episodes", "1"]) == 0
-    shown = capsys.readouterr().out
-    assert f"video: {path}, 25 frames" in shown
-    assert len(frames_of(path)) == 25
-
-
-@pytest.mark.parametrize(
-    ("name", "camera", "message"),
-    [
-        ("file/a.mp4", "top/image", "cannot write the video"),
-        ("a.mp4", "x", "no camera stream 'x'"),
-    ],
-)
-def test_a_video_that_cannot_be_is_refused_before_anything_moves(
-    serve, tmp_path, capsys, name, camera, message
-):
-    (tmp_path / "file").write_text("")
-    robot = Reach()
-    options = ["--policy", "random", "--video", str(tmp_path / name), "--cameras", camera]
-    assert main(["eval", serve(robot).url, *options]) == 1
-    assert message in capsys.readouterr().err
-    assert robot.seeds == []
