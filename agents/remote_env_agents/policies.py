@@ -16,7 +16,7 @@ from remote_env.spec import RobotSpec
 from remote_env_agents.config import Algorithm
 from remote_env_agents.episodes import Policy
 
-__all__ = ["ModelPolicy", "RandomPolicy", "as_policy", "load_model", "load_policy"]
+__all__ = ["ModelPolicy", "RandomPolicy", "algorithm_of", "as_policy", "load_model", "load_policy"]
 
 # Which algorithm wrote a file of Stable-Baselines3, by a hyperparameter that only it has.
 _MARKS: Final[tuple[tuple[str, Algorithm], ...]] = (
@@ -189,7 +189,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
     Raises:
         ConfigurationError: If it cannot be loaded.
     """
-    algo = _algorithm_of(path)
+    algo = algorithm_of(path)
     from remote_env_agents.presets import algorithm_class
 
     cls = algorithm_class(algo)
@@ -211,7 +211,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
         ) from error
 
 
-def _algorithm_of(path: Path) -> Algorithm:
+def algorithm_of(path: Path) -> Algorithm:
     """Return which algorithm wrote a file, without running anything of it."""
     try:
         with zipfile.ZipFile(path) as archive:
