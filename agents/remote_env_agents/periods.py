@@ -38,6 +38,11 @@ class PeriodCount:
         self._period = 1.0 / control_hz
         self._last: list[tuple[float, int] | None] = [None] * robots
 
+    @property
+    def missed_rate(self) -> float:
+        """The share of all control periods in which no action came."""
+        return self.missed / max(1, self.missed + self.periods)
+
     def note(self, infos: Sequence[Mapping[str, Any]], dones: Sequence[Any]) -> None:
         """Take in a step of all robots."""
         for index, info in enumerate(infos):

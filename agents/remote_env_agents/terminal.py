@@ -46,9 +46,9 @@ def print_training(console: Console, result: TrainingResult, urls: Sequence[str]
     if result.gradient_steps is not None:
         ratio = result.gradient_steps / max(result.steps, 1)
         rows.append(("updates", f"{result.gradient_steps:,}, {ratio:.2f} for each step"))
-    if result.missed_periods is not None and result.periods:
-        rate = result.missed_periods / (result.periods + result.missed_periods)
-        rows.append(("missed", f"{result.missed_periods} control periods, {percent(rate)}"))
+    if result.periods is not None:
+        rate = percent(result.periods.missed_rate)
+        rows.append(("missed", f"{result.periods.missed} control periods, {rate}"))
     if result.spoiled_steps:
         rows.append(("spoiled", f"{result.spoiled_steps} steps, by a lost link or a stale sensor"))
     rows.append(("folder", str(result.folder)))

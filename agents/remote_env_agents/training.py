@@ -66,8 +66,7 @@ class TrainingResult:
         success_rate: Of the last 100 episodes; None if the robot does not say.
         evaluation: The last one, if there were any.
         spoiled_steps: Steps that a lost link or a stale sensor spoiled.
-        periods: Control periods in which an action was executed; None in lockstep.
-        missed_periods: In which none came in time, by the robots' clocks; None in lockstep.
+        periods: How well the robots' control periods were kept; None in lockstep.
         gradient_steps: Made in all by an off-policy algorithm; None for ppo.
         ended_by: All steps are done, the success rate is reached, or Ctrl-C.
     """
@@ -81,8 +80,7 @@ class TrainingResult:
     success_rate: float | None
     evaluation: Any
     spoiled_steps: int
-    periods: int | None
-    missed_periods: int | None
+    periods: PeriodCount | None
     gradient_steps: int | None
     ended_by: Literal["steps", "success", "interrupt"]
 
@@ -254,8 +252,7 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
         success_rate=watcher.success_rate,
         evaluation=watcher.evaluation,
         spoiled_steps=watcher.spoiled_steps,
-        periods=periods.periods if periods else None,
-        missed_periods=periods.missed if periods else None,
+        periods=periods,
         gradient_steps=learner.gradient_steps,
         ended_by=ended_by,
     )

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import threading
+import tomllib
 import zipfile
 from dataclasses import replace
 
@@ -61,7 +62,12 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     assert f"evaluate it: {command}" in shown.out
     assert "2 robots in lockstep, ppo; everything goes to runs/Reach-ppo-1" in shown.err
     checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert checkpoints == [f"step-{step:09d}.zip" for step in (500, 1000, 1500, 2000)]
+    assert checkpoints == [
+        *(
+            f"step-{step:09d}.{kind}"
+            for step, kind in [(1024, "zip"), (2048, "state"), (2048, "zip")]
+        )
+    ]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     scalars = scalars_in(folder / "tensorboard")
     assert {"rollout/ep_rew_mean", "rollout/success_rate", "train/value_loss"} <= scalars.keys()
@@ -72,10 +78,11 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     assert int(rows[-1]["episodes"]) > 180
     assert 0 <= float(rows[-1]["success_rate"]) <= 1
     assert float(rows[-1]["episode_return"]) < 0
-    written = json.loads((folder / "config.json").read_text())
-    assert written["config"]["urls"] == list(urls)
-    assert written["learned"]["hyperparameters"]["net_arch"] == [16]
-    assert written["learned"]["hyperparameters"]["extra"]["n_steps"] == 512
+    written = tomllib.loads((folder / "config.toml").read_text())
+    assert written["urls"] == list(urls)
+    assert written["hyperparameters"]["net_arch"] == [16]
+    assert written["hyperparameters"]["rollout"] == 1024
+    assert written["run"]["robot"].endswith("Reach")
 
     lines = tmp_path / "episodes.jsonl"
     options = ["--policy", str(folder / "policy.zip"), "--episodes", "12", "--json", str(lines)]
@@ -214,7 +221,8 @@ def test_a_robot_that_fails_leaves_what_was_learned(serve, tmp_path):
 
 def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):
     url = serve(Reach()).url
-    first = train(TrainConfig((url,), steps=128, hyperparameters=TINY, checkpoint_every=64))
+    short = replace(TINY, rollout=64)
+    first = train(TrainConfig((url,), steps=128, hyperparameters=short, checkpoint_every=64))
     checkpoint = first.folder / "checkpoints" / "step-000000064.zip"
     config = TrainConfig((url,), steps=256, resume=checkpoint)
     result = train(config)
@@ -231,7 +239,7 @@ def test_what_the_last_updates_came_to_is_in_tensorboard(serve):
 def test_a_policy_of_another_algorithm_is_not_resumed(serve):
     url = serve(Reach()).url
     first = train(TrainConfig((url,), algo="sac", steps=20, hyperparameters=TINY))
-    with pytest.raises(ConfigurationError, match="is of SAC, not of ppo"):
+    with pytest.raises(ConfigurationError, match="is of sac, not of ppo; go on with --algo sac"):
         train(TrainConfig((url,), resume=first.policy))
 
 
@@ -272,7 +280,8 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(serve, monkeypatch, t
     with (tmp_path / "log").open("w") as log:
         console = Console(file=log, width=200)
         train(TrainConfig((serve(Reach()).url,), steps=200, hyperparameters=TINY), console=console)
-    last = (tmp_path / "log").read_text().splitlines()[-1]
+    lines = (tmp_path / "log").read_text().splitlines()
+    last = [line for line in lines if line.startswith("training  ")][-1]
     assert " of 200 steps  " in last
     assert "left" in last
 
