@@ -54,9 +54,14 @@ class Row:
 
 @contextlib.contextmanager
 def served(robots: int, rate: float) -> Iterator[tuple[str, ...]]:
-    options = ["--mode", "realtime", "--cameras", "none", "--control-hz", str(rate)]
-    with ServedRobots("arm", count=robots, options=options) as urls:
+    with ServedRobots(name_of(rate), count=robots, options=["--mode", "realtime"]) as urls:
         yield urls
+
+
+def name_of(rate: float) -> str:
+    """Return what to serve for an arm at this rate."""
+    os.environ["ARM_HZ"] = str(rate)
+    return f"{Path(__file__).with_name('realtime_arm.py')}:RatedArm"
 
 
 def only_act(urls: tuple[str, ...], steps: int, rate: float) -> Row:
@@ -68,7 +73,7 @@ def only_act(urls: tuple[str, ...], steps: int, rate: float) -> Row:
     for _ in range(steps // len(urls)):
         actions = [env.action_space.sample() for _ in urls]
         _, _, dones, infos = env.step(actions)  # type: ignore[arg-type]
-        periods.note(infos, dones)
+        periods.note(infos, list(dones))
     env.close()
     return Row("no learner", periods, time.monotonic() - began, 0.0, None)
 
@@ -93,8 +98,7 @@ def learn(urls: tuple[str, ...], way: Updates, options: argparse.Namespace, step
 
 def success_of(policy: str, options: argparse.Namespace) -> float | None:
     """Return which share of the goals a policy reaches, on an arm in lockstep."""
-    arm = ["--cameras", "none", "--control-hz", str(options.rate)]
-    with ServedRobots("arm", options=arm) as urls:
+    with ServedRobots(name_of(options.rate), options=["--mode", "lockstep"]) as urls:
         return evaluate(policy, urls, episodes=options.episodes).success_rate
 
 
@@ -104,7 +108,8 @@ def told(row: Row) -> str:
     return (
         f"{row.way:17} {row.periods.missed:5} of {row.periods.periods:6} "
         f"({100 * row.periods.missed_rate:6.3f} %)  {row.periods.overruns:5}   "
-        f"{p50:7.2f} {p99:7.2f} {most:8.1f}   {row.per_step:5.2f}   {success}   {row.seconds:6.1f} s"
+        f"{p50:7.2f} {p99:7.2f} {most:8.1f}   {row.per_step:5.2f}   {success}   "
+        f"{row.seconds:6.1f} s"
     )
 
 
@@ -127,8 +132,8 @@ def main() -> int:
         f"{platform.platform()}"
     )
     print(
-        f"{options.algo}, {options.robots} arms at {options.rate:g} Hz, {options.seconds:g} s each; "
-        f"by chance {100 * (success_of('random', options) or 0):.1f} % of the goals are reached"
+        f"{options.algo}, {options.robots} arms at {options.rate:g} Hz, {options.seconds:g} s "
+        f"each; by chance {100 * (success_of('random', options) or 0):.1f} % of goals reached"
     )
     print(
         "                        control periods                period is off by, ms\n"

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from gymnasium import spaces
 
+from remote_env import GoalReward
 from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot
 
 REACHED = 0.1  # from the goal, in metres
@@ -77,6 +78,16 @@ class Strong(Reach):
 
     def apply_action(self, action):
         super().apply_action(action / 5)
+
+
+class Sparse(Reach):
+    """The same with a reward that says only whether it is there, for any goal."""
+
+    goal_reward = GoalReward("sparse", threshold=REACHED, derived=("goal_difference",))
+
+    def outcome(self, observation):
+        info = super().outcome(observation).info
+        return Outcome(reward=0.0 if info["is_success"] else -1.0, info=info)
 
 
 class Silent(Reach):

@@ -106,8 +106,8 @@ class TrainConfig:
         save_buffer: Save the replay buffer with the newest checkpoint. Without it, a run that
             goes on warms up again.
         resume: The folder of a run, which goes on from its newest checkpoint to so many steps in
-            all; or a checkpoint or policy, with which a new run of so many steps begins. Network
-            and hyperparameters are kept.
+            all; or a checkpoint or policy, with which a new run of so many steps begins. Network,
+            hyperparameters and the size of the replay buffer are kept.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
         device: Where the network is, such as cpu or cuda. For small networks a cpu is faster.

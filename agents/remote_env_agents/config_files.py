@@ -6,7 +6,7 @@ import difflib
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -96,11 +96,13 @@ def unchecked(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """Return a dataclass with these values and defaults for the others, without its checks.
 
     For a file that the command line will complete: whether all of it makes sense is asked then.
+    What has no default is empty.
     """
     made = object.__new__(cls)
     for field in fields(cls):
         default = field.default_factory() if callable(field.default_factory) else field.default
-        object.__setattr__(made, field.name, values.get(field.name, default))
+        value = values.get(field.name, () if default is MISSING else default)
+        object.__setattr__(made, field.name, value)
     return made
 
 

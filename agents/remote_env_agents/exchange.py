@@ -60,7 +60,8 @@ class TransitionRing:
         self._filled = context.Semaphore(0)
         self._free = context.Semaphore(rows)
         self._dtype = dtype
-        self._at = 0
+        self._count = rows
+        self._put_at = self._taken_at = 0
         self._is_cut = False
         self._rows: NDArray[Any] | None = None
         self.dropped = 0
@@ -69,12 +70,10 @@ class TransitionRing:
         """Return what goes to the other process."""
         return {**self.__dict__, "_rows": None}
 
-    def _row(self) -> Any:
+    def _row(self, at: int) -> Any:
         if self._rows is None:
             self._rows = np.frombuffer(self._memory, self._dtype)
-        row = self._rows[self._at]
-        self._at = (self._at + 1) % len(self._rows)
-        return row
+        return self._rows[at]
 
     def cut(self) -> None:
         """Note that the next transition does not follow the last one."""
@@ -94,7 +93,7 @@ class TransitionRing:
             self.dropped += 1
             self._is_cut = True
             return False
-        row = self._row()
+        row = self._row(self._put_at)
         for name in self._names():
             row[_OBSERVED + name] = observation[name] if name else observation
             row[_NEXT + name] = next_observation[name] if name else next_observation
@@ -110,6 +109,7 @@ class TransitionRing:
             row["is_executed_known"][index] = executed is not None
             if executed is not None:
                 row["executed"][index] = executed
+        self._put_at = (self._put_at + 1) % self._count
         self._filled.release()
         return True
 
@@ -126,7 +126,8 @@ class TransitionRing:
         """
         if not self._filled.acquire(timeout=timeout):
             return None
-        row = self._row().copy()
+        row = self._row(self._taken_at).copy()
+        self._taken_at = (self._taken_at + 1) % self._count
         self._free.release()
         names = self._names()
         if names == [""]:

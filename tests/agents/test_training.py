@@ -1,12 +1,10 @@
 """Training writes what it says, and what it writes can be used."""
 
 import _thread
-import csv
 import io
 import json
 import threading
 import tomllib
-import zipfile
 from dataclasses import replace
 
 import pytest
@@ -14,41 +12,20 @@ import pytest
 pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
 import numpy as np
-import torch
 from reaching import Reach, Silent, Strong, Switch
 from rich.console import Console
+from trained import TINY, rows_of, scalars_in, weights_of
 
 from remote_env import ConfigurationError, RobotFaultError
 from remote_env.cli import main
-from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
+from remote_env_agents import TrainConfig, evaluate, load_policy, train
 from remote_env_agents.robots import look_at
 from remote_env_server import CameraConfig, Outcome, ProprioConfig
-
-TINY = Hyperparameters(net_arch=(8,), batch_size=64)
 
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-
-def rows_of(folder):
-    with (folder / "progress.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def scalars_in(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def weights_of(path):
-    with zipfile.ZipFile(path) as archive:
-        weights = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-    return [tensor.tolist() for tensor in weights.values()]
 
 
 def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, capsys):
