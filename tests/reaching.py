@@ -97,6 +97,20 @@ class Silent(Reach):
         return Outcome(reward=super().outcome(observation).reward)
 
 
+class Timed(Reach):
+    """The same in real time, at 50 Hz."""
+
+    modes: ClassVar = (Mode.REALTIME,)
+    control_hz = 50.0
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.holds = []
+
+    def hold(self):
+        self.holds.append(True)
+
+
 class Switch(Reach):
     """The same with two actions."""
 

@@ -162,10 +162,10 @@ class BackgroundLearner(BaseCallback):
         gc.freeze()
 
     def _on_rollout_start(self) -> None:
+        self._listen()
         self._weights.take_nowait(self._acting)
 
     def _on_step(self) -> bool:
-        self._listen()
         return True
 
     def _on_training_end(self) -> None:

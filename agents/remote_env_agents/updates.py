@@ -111,12 +111,12 @@ class BetweenEpisodes(BaseCallback):
         self._is_within = ~np.asarray(self.locals["dones"], np.bool_)
         # A robot that is lost ends no episodes, and the others are not to wait for it.
         lost = [info.get("remote", {}).get("invalid_transition", False) for info in infos]
-        self._has_ended |= ~self._is_within | np.asarray(lost, np.bool_)
+        if self.num_timesteps > self.model.learning_starts:  # type: ignore[attr-defined]
+            self._owed += len(infos)
+            self._has_ended |= ~self._is_within | np.asarray(lost, np.bool_)
         for index in np.flatnonzero(self._waited):
             infos[index].setdefault("remote", {})["invalid_transition"] = True
         self._waited[:] = False
-        if self.num_timesteps > self.model.learning_starts:  # type: ignore[attr-defined]
-            self._owed += len(infos)
         return True
 
     def _on_rollout_start(self) -> None:

@@ -1,7 +1,6 @@
 """A run that stopped goes on as if nothing had happened."""
 
 import csv
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -84,29 +83,27 @@ def test_what_goes_on_is_bit_by_bit_what_never_stopped(name, serve, tmp_path, mo
     assert told_in(parts.folder) == told_in(whole.folder)
 
 
-def test_the_table_and_tensorboard_go_on_where_the_checkpoint_is(serve, tmp_path):
-    folder, url = tmp_path / "run", serve(Reach()).url
+def test_the_table_and_tensorboard_go_on_where_the_checkpoint_is(serve, tmp_path, monkeypatch):
+    def die():
+        monkeypatch.setattr(LocalLearner, "finish", lambda *arguments: None)
+        raise RuntimeError("smoke")
+
+    # Dies in its step 65, three evaluations of 20 steps aside; the last checkpoint was that of 40.
+    folder, url = tmp_path / "run", serve(Reach(steps_until=125, then=die)).url
     options = {"algo": "sac", "hyperparameters": TINY, "eval_episodes": 2, "eval_every": 20}
-    train(TrainConfig((url,), **options, steps=60, checkpoint_every=40, folder=folder))
-    # Killed after step 60 while it was writing, and the last checkpoint was that of step 40.
-    last = find_checkpoint(folder)
-    shutil.copy(last.with_suffix(".state"), last.with_name("step-000000040.state"))
-    last.unlink()
-    last.with_suffix(".state").unlink()
+    with pytest.raises(RobotFaultError, match="smoke"):
+        train(TrainConfig((url,), **options, steps=80, checkpoint_every=40, folder=folder))
+    monkeypatch.undo()
+    assert int(rows_of(folder)[-1]["step"]) == 64
     with (folder / "progress.csv").open("a") as file:
-        file.write("61,3")
-    # What the copied state says of the steps is of step 60; only the model's count is used.
-    config = train_config(["--resume", str(folder), "--steps", "80"])
+        file.write("65,3")  # and while it was writing
+    config = train_config(["--resume", str(folder)])
     assert (config.urls, config.algo, config.eval_every) == ((url,), "sac", 20)
     assert train(config).steps == 80
     steps = [int(row["step"]) for row in rows_of(folder)]
     assert steps == sorted(steps)
-    assert [int(row["step"]) for row in rows_of(folder) if row["evaluation_return"]] == [
-        20,
-        40,
-        60,
-        80,
-    ]
+    evaluated = [int(row["step"]) for row in rows_of(folder) if row["evaluation_return"]]
+    assert evaluated == [20, 40, 60, 80]
     assert scalars_in(folder / "tensorboard")["evaluation/return"] == [20, 40, 60, 80]
 
 
