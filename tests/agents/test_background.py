@@ -52,7 +52,7 @@ class Bench:
         self.weights, self.acting = WeightSlot(CONTEXT, tensors), tensors
         self.learner = _Learner(assignment, self.ring, self.weights, theirs, [])
         self.ended_with = None
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.count = 0
 
     @staticmethod

@@ -24,6 +24,7 @@ from remote_env_agents.checkpoints import (
     load_state,
     load_watched,
     save_checkpoint,
+    write_whole,
 )
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -115,6 +116,19 @@ def test_killed_at_any_moment_there_is_a_whole_checkpoint(tmp_path, monkeypatch)
     assert fatal > 5
     assert seen == {20, 30}
     assert found_in(folder) == 30
+
+
+def test_a_file_that_was_there_stays_until_another_is_whole(tmp_path):
+    def write(file):
+        file.write(b"half of")
+        file.flush()
+        raise KilledError
+
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with pytest.raises(KilledError):
+        write_whole(path, write)
+    assert path.read_bytes() == b"before"
 
 
 def test_where_there_is_no_room_it_says_so_and_the_one_before_is_whole(tmp_path):

@@ -1,5 +1,6 @@
 """Configurations as files: what is read, what is written, and what is refused."""
 
+import tomllib
 from dataclasses import asdict
 
 import pytest
@@ -120,3 +121,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, **options):
     path = tmp_path_factory.mktemp("written") / "config.toml"
     path.write_text(to_toml({**asdict(config), "run": {"x": {"a b": 1.5}}}), encoding="utf-8")
     assert TrainConfig(**read_config(path, TrainConfig)) == config
+
+
+@pytest.mark.parametrize("text", ['say "hi"', "a\\b", "two\nlines", "\x7f\x00", "grün"])
+def test_any_text_is_written_so_that_it_is_read(text):
+    assert tomllib.loads(to_toml({text: {text: [text]}})) == {text: {text: [text]}}
