@@ -15,6 +15,8 @@
     │   │   └── SessionLostError             and the server knows nothing of it (channel.py)
     │   └── DeadlineExceededError (TimeoutError)
     ├── TooFewRobotsError                    of several robots, more are down than may be
+    ├── CheckpointError (OSError)             a checkpoint cannot be written (remote_env_agents)
+    ├── LearnerLostError                     the background learner is gone (remote_env_agents)
     ├── ConformanceError (AssertionError)    a robot breaks the rules (remote_env_server.testing)
     └── RobotError                           the robot refused
         ├── AccessDeniedError (PermissionError)

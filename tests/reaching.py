@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 from gymnasium import spaces
 
+from remote_env import GoalReward
 from remote_env_server import CameraConfig, Mode, Outcome, ProprioConfig, Robot
 
 REACHED = 0.1  # from the goal, in metres
@@ -79,11 +80,35 @@ class Strong(Reach):
         super().apply_action(action / 5)
 
 
+class Sparse(Reach):
+    """The same with a reward that says only whether it is there, for any goal."""
+
+    goal_reward = GoalReward("sparse", threshold=REACHED, derived=("goal_difference",))
+
+    def outcome(self, observation):
+        info = super().outcome(observation).info
+        return Outcome(reward=0.0 if info["is_success"] else -1.0, info=info)
+
+
 class Silent(Reach):
     """The same without a word of success."""
 
     def outcome(self, observation):
         return Outcome(reward=super().outcome(observation).reward)
+
+
+class Timed(Reach):
+    """The same in real time, at 50 Hz."""
+
+    modes: ClassVar = (Mode.REALTIME,)
+    control_hz = 50.0
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.holds = []
+
+    def hold(self):
+        self.holds.append(True)
 
 
 class Switch(Reach):

@@ -21,10 +21,12 @@ __all__ = [
     "EvalConfig",
     "Hyperparameters",
     "TrainConfig",
+    "Updates",
     "seed_at_step",
 ]
 
 Algorithm = Literal["ppo", "sac", "td3", "tqc"]
+Updates = Literal["each-step", "between-episodes", "background"]
 _Urls = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="URL...")]
 
 # Far from the seeds of training, which count from 0.
@@ -93,15 +95,22 @@ class TrainConfig:
         her: Learn from goals that were reached by chance (hindsight experience replay); for
             sac, td3 and tqc, on a robot that declares its goal reward.
         streams: The streams to observe, by name; the robot's own observation if not given.
+        updates: When sac, td3 and tqc learn: after each step, between-episodes while the robots
+            hold, or in the background, in a process of its own that never holds up the robots.
+            If not given: each-step in lockstep, else background. ppo learns after each rollout.
         folder: Where everything is written; runs/ROBOT-ALGO-N if not given.
         success_at: Stop when the success rate of an evaluation, or of the last 100 episodes,
             reaches this. Training explores, and ppo much: its policy is better than that.
         eval_every: Evaluate the policy each time after so many steps, and at the end; 0 for
             never. Training waits meanwhile.
         eval_episodes: How many episodes an evaluation has.
-        checkpoint_every: Save the policy each time after so many steps; 0 for never.
-        resume: A checkpoint or policy of this algorithm to go on from; ppo only. Its network
-            and hyperparameters are kept.
+        checkpoint_every: Save everything that is needed to go on each time after so many steps;
+            0 for never but at the end. A run that was killed goes on from there.
+        save_buffer: Save the replay buffer with the newest checkpoint. Without it, a run that
+            goes on warms up again.
+        resume: The folder of a run, which goes on from its newest checkpoint to so many steps in
+            all; or a checkpoint or policy, with which a new run of so many steps begins. Network,
+            hyperparameters and the size of the replay buffer are kept.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
         device: Where the network is, such as cpu or cuda. For small networks a cpu is faster.
@@ -113,12 +122,14 @@ class TrainConfig:
     steps: int = 100_000
     seed: int = 0
     her: bool = False
+    updates: Updates | None = None
     streams: tuple[str, ...] = ()
     folder: Path | None = None
     success_at: float | None = None
     eval_every: int = 0
     eval_episodes: int = 50
-    checkpoint_every: int = 0
+    checkpoint_every: int = 10_000
+    save_buffer: bool = True
     resume: Path | None = None
     token_file: Path | None = None
     device: str = "cpu"
@@ -149,9 +160,9 @@ class TrainConfig:
             raise ConfigurationError("her needs a replay buffer, which ppo has not; use algo sac")
         if self.hyperparameters.rollout is not None and self.algo != "ppo":
             raise ConfigurationError(f"{self.algo} learns from a buffer; only ppo has rollouts")
-        if self.resume is not None and self.algo != "ppo":
+        if self.updates is not None and self.algo == "ppo":
             raise ConfigurationError(
-                f"{self.algo} cannot resume: its replay buffer is not saved; only ppo can"
+                f"updates {self.updates} is for sac, td3 and tqc; ppo learns after each rollout"
             )
         if self.resume is not None and self.hyperparameters != Hyperparameters():
             raise ConfigurationError("resume keeps the hyperparameters; give none")

@@ -82,6 +82,11 @@ class Display:
             self._printed = now
             self._console.print(f"{plain(self._what)}  {text}", highlight=False, soft_wrap=True)
 
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one. Safe before it is shown."""
+        if self._console is not None:
+            self._console.print(plain(line), highlight=False, soft_wrap=True)
+
     def _text(self, done: int, notes: str, speed: float) -> str:
         parts = [f"{done:,} of {self._total:,} {self._unit}"]
         if speed > 0:

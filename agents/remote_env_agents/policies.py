@@ -19,7 +19,7 @@ from remote_env_agents.config import Algorithm
 from remote_env_agents.episodes import Policy
 from remote_env_agents.wrapping import noted_wrappers, wrap_as
 
-__all__ = ["ModelPolicy", "RandomPolicy", "as_policy", "load_model", "load_policy"]
+__all__ = ["ModelPolicy", "RandomPolicy", "algorithm_of", "as_policy", "load_model", "load_policy"]
 
 # Which algorithm wrote a file of Stable-Baselines3, by a hyperparameter that only it has.
 _MARKS: Final[tuple[tuple[str, Algorithm], ...]] = (
@@ -222,7 +222,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
     Raises:
         ConfigurationError: If it cannot be loaded.
     """
-    algo = _algorithm_of(path)
+    algo = algorithm_of(path)
     from remote_env_agents.presets import algorithm_class
 
     cls = algorithm_class(algo)
@@ -244,7 +244,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
         ) from error
 
 
-def _algorithm_of(path: Path) -> Algorithm:
+def algorithm_of(path: Path) -> Algorithm:
     """Return which algorithm wrote a file, without running anything of it."""
     try:
         with zipfile.ZipFile(path) as archive:

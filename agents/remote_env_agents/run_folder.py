@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
+import math
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,8 @@ from typing import Any, Final
 import remote_env.version
 from remote_env.errors import ConfigurationError
 from remote_env.spec import RobotSpec
+from remote_env_agents.checkpoints import write_whole
+from remote_env_agents.config_files import to_toml
 
 __all__ = ["ProgressRow", "RunFolder", "read_progress"]
 
@@ -77,6 +79,22 @@ class RunFolder:
         self._write_row(list(_FIELDS))
 
     @classmethod
+    def reopen(cls, path: Path, *, step: int) -> RunFolder:
+        """Return the folder of a run that goes on at this step.
+
+        What the table says of later steps is taken out: they are done again.
+        """
+        folder = cls.__new__(cls)
+        folder.path = path
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(_FIELDS)
+        for row in read_progress(folder.progress, until=step):
+            writer.writerow(_cells(row))
+        write_whole(folder.progress, lambda file: file.write(text.getvalue().encode()))
+        return folder
+
+    @classmethod
     def make(cls, path: Path | None, *, robot: str, algo: str) -> RunFolder:
         """Return a new folder: this one, or ``runs/ROBOT-ALGO-N`` with the first free number."""
         if path is not None:
@@ -113,46 +131,46 @@ class RunFolder:
 
     def add(self, row: ProgressRow) -> None:
         """Add a row to the table."""
-        self._write_row([_cell(getattr(row, name)) for name in _FIELDS])
+        self._write_row(_cells(row))
 
     def _write_row(self, cells: list[str]) -> None:
         with self.progress.open("a", newline="") as file:
             csv.writer(file).writerow(cells)
 
-    def save(self, model: Any, path: Path) -> None:
-        """Write a model of Stable-Baselines3; a file is there as a whole or not at all."""
-        path.parent.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        model.save(buffer)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_bytes(buffer.getvalue())
-        os.replace(unfinished, path)
+    @property
+    def config(self) -> Path:
+        """What made this run what it is: ``remote-env train --config`` repeats it."""
+        return self.path / "config.toml"
 
-    def write_config(self, config: Any, spec: RobotSpec, learned: dict[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, Any], spec: RobotSpec, observed: str) -> None:
         """Write everything that made this run what it is.
 
         Args:
-            config: A dataclass: what the user chose.
+            config: What was chosen, as ``config_files`` reads it back.
             spec: What the robot is.
-            learned: What came of it: hyperparameters, streams.
+            observed: What is observed of it.
         """
-        said = {
-            "config": asdict(config),
-            "robot": {
-                "name": spec.name,
-                "mode": spec.mode.value,
-                "hash": spec.hash(),
-                "action_space": str(spec.action_space),
-                "control_hz": spec.control_hz,
-            },
-            "learned": learned,
-            "versions": {"remote-robot-env": remote_env.version.__version__, **_versions()},
+        run = {
+            "robot": spec.name,
+            "mode": spec.mode.value,
+            "control_hz": spec.control_hz,
+            "hash": spec.hash(),
+            "action_space": str(spec.action_space),
+            "observation_space": observed,
         }
-        text = json.dumps(said, indent=2, default=str)
-        (self.path / "config.json").write_text(text + "\n")
+        versions = {"remote-robot-env": remote_env.version.__version__, **_versions()}
+        text = to_toml({**config, "run": {**run, "versions": versions}})
+        head = (
+            "# Once more: remote-env train --config FILE. What stands under [run] is not read.\n\n"
+        )
+        write_whole(self.config, lambda file: file.write((head + text).encode()))
 
 
 _FIELDS: Final = tuple(field.name for field in fields(ProgressRow))
+
+
+def _cells(row: ProgressRow) -> list[str]:
+    return [_cell(getattr(row, name)) for name in _FIELDS]
 
 
 def _cell(value: float | None) -> str:
@@ -171,17 +189,27 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def read_progress(path: Path) -> list[ProgressRow]:
+def read_progress(path: Path, *, until: float = math.inf) -> list[ProgressRow]:
     """Return the rows of a progress.csv.
+
+    The last line is left out if it is not whole: the training was killed while writing it.
+
+    Args:
+        path: Of the file.
+        until: The last step of which rows are returned.
 
     Raises:
         ConfigurationError: If it is none.
     """
     try:
         with path.open(newline="") as file:
-            return [_read_row(cells) for cells in csv.DictReader(file)]
+            lines = file.readlines()
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+        rows = [_read_row(cells) for cells in csv.DictReader(lines)]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is no progress.csv of a training run: {error}") from error
+    return [row for row in rows if row.step <= until]
 
 
 def _read_row(cells: dict[str, str]) -> ProgressRow:

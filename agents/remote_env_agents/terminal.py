@@ -44,6 +44,12 @@ def print_training(console: Console, result: TrainingResult, urls: Sequence[str]
         )
     if result.evaluation is not None:
         rows.append(("evaluated", _in_short(result.evaluation)))
+    if result.gradient_steps is not None:
+        ratio = result.gradient_steps / max(result.steps, 1)
+        rows.append(("updates", f"{result.gradient_steps:,}, {ratio:.2f} for each step"))
+    if result.periods is not None:
+        rate = percent(result.periods.missed_rate)
+        rows.append(("missed", f"{result.periods.missed} control periods, {rate}"))
     if result.spoiled_steps:
         rows.append(("spoiled", f"{result.spoiled_steps} steps, by a lost link or a stale sensor"))
     rows.append(("folder", str(result.folder)))

@@ -2,15 +2,16 @@
 
 In lockstep the robots wait for the learner, so nothing that is learned depends on how fast
 anything is. In real time the robots hold while PPO computes an update; an off-policy algorithm
-should take less than a control period for its step, or the robots hold now and then.
+learns in the background (``background.py``), between episodes, or after each step.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gymnasium import spaces
 from rich.console import Console
@@ -20,20 +21,37 @@ from remote_env.spec import Mode, RobotSpec
 from remote_env.terminal import plain
 from remote_env.tokens import read_token
 from remote_env.wrappers.recipes import Chain, Recipe
-from remote_env_agents.config import TrainConfig, seed_at_step
+from remote_env_agents.checkpoints import CheckpointError, find_checkpoint
+from remote_env_agents.config import TrainConfig, Updates
 from remote_env_agents.display import Display
-from remote_env_agents.presets import (
-    Preset,
-    algorithm_class,
-    check_action_space,
-    make_model,
-    resolve,
-)
+from remote_env_agents.periods import PeriodCount
+from remote_env_agents.presets import Preset, algorithm_class, check_action_space, resolve
 from remote_env_agents.robots import limit_for, look_at, make_vec_env, streams_to_learn
 from remote_env_agents.run_folder import RunFolder, read_progress
+from remote_env_agents.starting import (
+    Start,
+    choose_updates,
+    config_to_write,
+    find_start,
+    make_start_model,
+    steps_left,
+)
 from remote_env_agents.wrapping import note_wrappers, prepare
 
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from remote_env_agents.evaluation import Evaluation
+    from remote_env_agents.updates import Learner
+
 __all__ = ["TrainingResult", "train"]
+
+_WHILE_LEARNING: Final[dict[Updates | None, str]] = {
+    None: "time goes on while the policy is updated: the robots hold meanwhile",
+    "each-step": "the policy is updated within each control period: robots hold if it takes longer",
+    "between-episodes": "the policy is updated between episodes: the robots hold meanwhile",
+    "background": "the policy is updated in the background: no robot waits for it",
+}
 
 
 @dataclass(frozen=True)
@@ -43,13 +61,15 @@ class TrainingResult:
     Attributes:
         folder: Where everything is.
         policy: The file of the policy; ``remote_env_agents.load_policy`` reads it.
-        steps: That were done, of all robots together.
+        steps: That were done, of all robots together; also before the run was resumed.
         seconds: They took, evaluations included.
         episodes: That ended meanwhile.
         mean_return: Of the last 100 episodes; None if none ended.
         success_rate: Of the last 100 episodes; None if the robot does not say.
         evaluation: The last one, if there were any.
         spoiled_steps: Steps that a lost link or a stale sensor spoiled.
+        periods: How well the robots' control periods were kept; None in lockstep.
+        gradient_steps: Made in all by an off-policy algorithm; None for ppo.
         ended_by: All steps are done, the success rate is reached, or Ctrl-C.
     """
 
@@ -62,6 +82,8 @@ class TrainingResult:
     success_rate: float | None
     evaluation: Any
     spoiled_steps: int
+    periods: PeriodCount | None
+    gradient_steps: int | None
     ended_by: Literal["steps", "success", "interrupt"]
 
 
@@ -90,26 +112,41 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
     recipe = config.wrapping.recipe()
     prepared = Chain(spec.space_of(streams), spec.action_space, spec, recipe=recipe)
     preset = _check(config, spec, prepared.space)
-    folder = RunFolder.make(config.folder, robot=spec.name, algo=config.algo)
-    folder.write_config(
-        config,
-        spec,
-        {
-            "streams": None if streams is None else list(streams),
-            "wrappers": prepared.recipe,
-            "observation_space": str(prepared.space),
-            "hyperparameters": asdict(preset),
-        },
-    )
-    if console is not None:
-        _announce(console, config, spec, folder)
+    updates = choose_updates(config, is_lockstep=spec.mode is Mode.LOCKSTEP)
+    config = replace(config, updates=updates)
+    start = find_start(config)
     vec_env = _make_vec_env(config, streams, token, limit_for(spec), prepared.recipe)
     try:
-        model = _make_model(config, preset, vec_env)
+        model = make_start_model(config, preset, vec_env, start, only_acts=updates == "background")
         note_wrappers(model, prepared.recipe, streams=streams)
-        return _learn(config, model, folder=folder, console=console, streams=streams, token=token)
+        folder = _open_folder(config, spec, start, model.num_timesteps)
+        folder.write_config(config_to_write(config, preset, start), spec, str(prepared.space))
+        if console is not None:
+            _announce(console, config, spec, folder)
+        run = _Run(config, preset, spec, start, folder, streams, token, console)
+        return _learn(run, model)
     finally:
         vec_env.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a training is made of."""
+
+    config: TrainConfig
+    preset: Preset
+    spec: RobotSpec
+    start: Start
+    folder: RunFolder
+    streams: tuple[str, ...] | None
+    token: str | None
+    console: Console | None
+
+
+def _open_folder(config: TrainConfig, spec: RobotSpec, start: Start, step: int) -> RunFolder:
+    if start.folder is not None:
+        return RunFolder.reopen(start.folder, step=step)
+    return RunFolder.make(config.folder, robot=spec.name, algo=config.algo)
 
 
 def _check(config: TrainConfig, spec: RobotSpec, observed: spaces.Space[Any]) -> Preset:
@@ -143,11 +180,7 @@ def _announce(console: Console, config: TrainConfig, spec: RobotSpec, folder: Ru
             soft_wrap=True,
         )
     if spec.mode is not Mode.LOCKSTEP:
-        console.print(
-            "time goes on while the policy is updated: the robots hold meanwhile",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(_WHILE_LEARNING[config.updates], highlight=False, soft_wrap=True)
 
 
 def _make_vec_env(
@@ -169,76 +202,54 @@ def _make_vec_env(
     return EpisodeMonitor(vec_env)
 
 
-def _make_model(config: TrainConfig, preset: Preset, vec_env: Any) -> Any:
-    if config.resume is None:
-        return make_model(config, preset, vec_env)
-    from remote_env_agents.policies import load_model
-    from remote_env_agents.rollouts import rollout_buffer_class
-
-    model = load_model(config.resume, device=config.device)
-    if type(model) is not algorithm_class(config.algo):
-        raise ConfigurationError(
-            f"{config.resume} is of {type(model).__name__}, not of {config.algo}; only ppo resumes"
-        )
-    try:
-        resumed = type(model).load(
-            config.resume,
-            env=vec_env,
-            device=config.device,
-            rollout_buffer_class=rollout_buffer_class(vec_env.observation_space),
-        )
-    except ValueError as error:  # spaces
-        raise ConfigurationError(f"{config.resume} does not fit this robot: {error}") from error
-    # Other episodes than those that it has seen.
-    resumed.set_random_seed(seed_at_step(config.seed, resumed.num_timesteps))
-    return resumed
-
-
-def _learn(
-    config: TrainConfig,
-    model: Any,
-    *,
-    folder: RunFolder,
-    console: Console | None,
-    streams: tuple[str, ...] | None,
-    token: str | None,
-) -> TrainingResult:
-    from remote_env_agents.evaluation import Evaluation, evaluate
+def _learn(run: _Run, model: Any) -> TrainingResult:
+    from remote_env_agents.background import LearnerLostError
     from remote_env_agents.rollouts import InvalidRows
     from remote_env_agents.watcher import Watcher
 
-    def evaluate_now(model: Any, tell: Callable[[int], object]) -> Evaluation:
-        over = iter(range(1, 10 * config.eval_episodes))
-        return evaluate(
-            model,
-            config.urls,
-            episodes=config.eval_episodes,
-            streams=streams,
-            token=token,
-            on_episode=lambda episode: tell(next(over)),
-        )
-
-    ended_by: Literal["steps", "success", "interrupt"] = "steps"
-    logger = _tensorboard(folder)
-    display = Display(console, total=config.steps, unit="steps", what="training")
-    watcher = Watcher(config, folder=folder, display=display, evaluate=evaluate_now)
+    config, folder, start = run.config, run.folder, run.start
+    is_lockstep = run.spec.mode is Mode.LOCKSTEP
+    periods = None if is_lockstep else PeriodCount(run.spec.control_hz, len(config.urls))
+    display = Display(run.console, total=config.steps, unit="steps", what="training")
+    learner, callbacks = _learner(run, model, display)
+    logger = _tensorboard(folder, None if start.folder is None else model.num_timesteps)
     model.set_logger(logger)
+    watcher = Watcher(
+        config,
+        folder=folder,
+        display=display,
+        evaluate=_evaluator(run),
+        learner=learner,
+        periods=periods,
+        watched=start.watched,
+    )
+    ended_by: Literal["steps", "success", "interrupt"] = "steps"
+    can_save = True
     try:
         with display:
             model.learn(
-                config.steps,
-                callback=[InvalidRows(), watcher],
-                reset_num_timesteps=config.resume is None,
+                steps_left(config, start, model.num_timesteps),
+                callback=[InvalidRows(), watcher, *callbacks],
+                reset_num_timesteps=start.checkpoint is None,
             )
         ended_by = "success" if watcher.reached else "steps"
     except KeyboardInterrupt:
         ended_by = "interrupt"
+    except (CheckpointError, LearnerLostError) as error:
+        can_save = False
+        error.args = (f"{error}; {_kept(folder)}",)
+        raise
     except RemoteEnvError as error:
         error.args = (f"{error}; what was learned until then is in {folder.policy}",)
         raise
     finally:
-        folder.save(model, folder.policy)
-        logger.close()
+        try:
+            if can_save:
+                last = folder.checkpoint(int(model.num_timesteps))
+                learner.finish(last, folder.policy, int(model.num_timesteps), watcher.watched())
+        finally:
+            learner.close()
+            logger.close()
         _draw(folder)
     return TrainingResult(
         folder=folder.path,
@@ -250,14 +261,72 @@ def _learn(
         success_rate=watcher.success_rate,
         evaluation=watcher.evaluation,
         spoiled_steps=watcher.spoiled_steps,
+        periods=periods,
+        gradient_steps=learner.gradient_steps,
         ended_by=ended_by,
     )
 
 
-def _tensorboard(folder: RunFolder) -> Any:
+def _kept(folder: RunFolder) -> str:
+    """Say what there is to go on from."""
+    try:
+        kept = find_checkpoint(folder.path)
+    except ConfigurationError:
+        return "there is no checkpoint to go on from"
+    return f"what was learned until {kept} is there: --resume {folder.path}"
+
+
+def _learner(run: _Run, model: Any, display: Display) -> tuple[Learner, list[BaseCallback]]:
+    """Return who learns and saves, and what Stable-Baselines3 is to call for that."""
+    from remote_env_agents.background import BackgroundLearner
+    from remote_env_agents.updates import BetweenEpisodes, LocalLearner
+
+    config = run.config
+    if config.updates == "background":
+        background = BackgroundLearner(
+            config, run.preset, model, run.spec, start=run.start, say=display.say
+        )
+        return background, [background]
+    local = LocalLearner(model, with_buffer=config.save_buffer, say=display.say)
+    if config.updates == "between-episodes":
+        time_goes_on = run.spec.mode is not Mode.LOCKSTEP
+        return local, [BetweenEpisodes(model, time_goes_on=time_goes_on)]
+    return local, []
+
+
+def _evaluator(run: _Run) -> Callable[[Any, Callable[[int], object]], Evaluation]:
+    from remote_env_agents.evaluation import evaluate
+
+    config = run.config
+
+    def evaluate_now(model: Any, tell: Callable[[int], object]) -> Evaluation:
+        over = iter(range(1, 10 * config.eval_episodes))
+        return evaluate(
+            model,
+            config.urls,
+            episodes=config.eval_episodes,
+            streams=run.streams,
+            token=run.token,
+            on_episode=lambda episode: tell(next(over)),
+        )
+
+    return evaluate_now
+
+
+def _tensorboard(folder: RunFolder, goes_on_at: int | None) -> Any:
     from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-    return Logger(str(folder.path), [TensorBoardOutputFormat(str(folder.tensorboard))])
+    output = TensorBoardOutputFormat(str(folder.tensorboard))
+    if goes_on_at is not None:
+        _take_back(output, goes_on_at + 1)
+    return Logger(str(folder.path), [output])
+
+
+def _take_back(output: Any, step: int) -> None:
+    """Have TensorBoard leave out what earlier files say of this step and later ones."""
+    events = importlib.import_module("tensorboard.compat.proto.event_pb2")
+    start = events.SessionLog(status=events.SessionLog.START)
+    output.writer.file_writer.add_event(events.Event(session_log=start), step)
 
 
 def _draw(folder: RunFolder) -> None:

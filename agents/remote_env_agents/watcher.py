@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from remote_env.errors import ConfigurationError
 from remote_env_agents.buffers import is_transition
+from remote_env_agents.checkpoints import truncate
 from remote_env_agents.config import TrainConfig, seed_at_step
 from remote_env_agents.display import Display, percent
 from remote_env_agents.evaluation import Evaluation
+from remote_env_agents.periods import PeriodCount
 from remote_env_agents.run_folder import ProgressRow, RunFolder
+from remote_env_agents.updates import Learner
 
 __all__ = ["Watcher"]
 
@@ -36,6 +37,11 @@ class Watcher(BaseCallback):
         folder: Where to write.
         display: Where to show.
         evaluate: How to evaluate.
+        learner: Who saves checkpoints.
+        periods: Counts control periods; None in lockstep, where nothing depends on the clock.
+            There a checkpoint begins new episodes, so that a training that goes on from it is
+            the same bit by bit.
+        watched: What the watcher of this run had counted at the checkpoint that it goes on from.
 
     Attributes:
         episodes: That ended so far.
@@ -46,35 +52,50 @@ class Watcher(BaseCallback):
     """
 
     def __init__(
-        self, config: TrainConfig, *, folder: RunFolder, display: Display, evaluate: Evaluate
+        self,
+        config: TrainConfig,
+        *,
+        folder: RunFolder,
+        display: Display,
+        evaluate: Evaluate,
+        learner: Learner,
+        periods: PeriodCount | None,
+        watched: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.episodes = 0
-        self.spoiled_steps = 0
+        before = watched or {}
+        self.episodes: int = before.get("episodes", 0)
+        self.spoiled_steps: int = before.get("spoiled_steps", 0)
         self.evaluation: Evaluation | None = None
         self.reached = False
-        self.first_step = 0
+        self.first_step: int = before.get("first_step", -1)
         self._config = config
         self._folder = folder
         self._display = display
         self._evaluate = evaluate
-        self._returns: deque[float] = deque(maxlen=_WINDOW)
-        self._lengths: deque[int] = deque(maxlen=_WINDOW)
-        self._successes: deque[bool] = deque(maxlen=_WINDOW)
-        self._evaluated_at = -1
-        self._started = time.monotonic()
+        self._learner = learner
+        self._periods = periods
+        self._returns: deque[float] = deque(before.get("returns", ()), _WINDOW)
+        self._lengths: deque[int] = deque(before.get("lengths", ()), _WINDOW)
+        self._successes: deque[bool] = deque(before.get("successes", ()), _WINDOW)
+        self._evaluated_at = before.get("evaluated_at", -1)
+        self._before = float(before.get("seconds", 0.0))
+        self._began = self._started = time.monotonic()
 
     def _init_callback(self) -> None:
-        first = self.first_step = int(self.model.num_timesteps)
-        self._next_row = first
+        self.num_timesteps = int(self.model.num_timesteps)
+        if self.first_step < 0:
+            self.first_step = self.num_timesteps
+        self._began_at = self.steps
         self._row_every = max(1, self._config.steps // _ROWS)
-        self._next_evaluation = first + (self._config.eval_every or np.inf)
-        self._next_checkpoint = first + (self._config.checkpoint_every or np.inf)
+        self._next_row = self._after(self._row_every) if self.steps else self.num_timesteps
+        self._next_evaluation = self._after(self._config.eval_every)
+        self._next_checkpoint = self._after(self._config.checkpoint_every)
 
     @property
     def seconds(self) -> float:
-        """Since the training began."""
-        return time.monotonic() - self._started
+        """Since the training began; not those in which it was interrupted."""
+        return self._before + time.monotonic() - self._started
 
     @property
     def steps(self) -> int:
@@ -91,14 +112,37 @@ class Watcher(BaseCallback):
         """Of the last 100 episodes; None before one ended, or if the robot does not say."""
         return float(np.mean(self._successes)) if self._successes else None
 
+    def watched(self) -> dict[str, Any]:
+        """Return what goes into a checkpoint, so that another watcher can go on."""
+        return {
+            "first_step": self.first_step,
+            "seconds": self.seconds,
+            "episodes": self.episodes,
+            "spoiled_steps": self.spoiled_steps,
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+            "successes": list(self._successes),
+            "evaluated_at": self._evaluated_at,
+        }
+
     def _on_rollout_start(self) -> None:
         # Here and nowhere else the algorithm has no step in its hands.
+        must_begin_anew = False
         if self.num_timesteps >= self._next_evaluation and not self.reached:
             self._next_evaluation = self._after(self._config.eval_every)
             self.evaluate()
+            must_begin_anew = True
+        if self.num_timesteps >= self._next_checkpoint:
+            self._next_checkpoint = self._after(self._config.checkpoint_every)
+            step = int(self.num_timesteps)
+            self._learner.save_checkpoint(self._folder.checkpoint(step), step, self.watched())
+            must_begin_anew |= self._periods is None
+        if must_begin_anew:
             self._begin_anew()
 
     def _on_step(self) -> bool:
+        if self._periods is not None:
+            self._periods.note(self.locals["infos"], self.locals["dones"])
         for info, is_over in zip(self.locals["infos"], self.locals["dones"], strict=True):
             is_spoiled = not is_transition(info)
             self.spoiled_steps += is_spoiled
@@ -108,10 +152,9 @@ class Watcher(BaseCallback):
         if self.num_timesteps >= self._next_row:
             self._next_row = self._after(self._row_every)
             self._folder.add(self._row())
-        if self.num_timesteps >= self._next_checkpoint:
-            self._next_checkpoint = self._after(self._config.checkpoint_every)
-            self._folder.save(self.model, self._folder.checkpoint(int(self.num_timesteps)))
-        self._display.update(self.steps, self._notes())
+        done = self.steps - self._began_at
+        speed = done / max(time.monotonic() - self._began, 1e-9)
+        self._display.update(self.steps, self._notes(), speed=speed)
         return not self._is_enough()
 
     def _on_training_end(self) -> None:
@@ -120,8 +163,10 @@ class Watcher(BaseCallback):
         self._folder.add(self._row())
         self.logger.dump(int(self.num_timesteps))  # what came since the last one
 
-    def _after(self, every: int) -> int:
-        """Return the next multiple of so many steps of this training."""
+    def _after(self, every: int) -> float:
+        """Return the next multiple of so many steps of this training; never, for 0."""
+        if not every:
+            return np.inf
         return int(self.first_step + (self.steps // every + 1) * every)
 
     def _count(self, info: dict[str, Any], is_spoiled: bool) -> None:
@@ -148,6 +193,8 @@ class Watcher(BaseCallback):
         notes = [] if self.mean_return is None else [f"return {self.mean_return:.4g}"]
         if self.success_rate is not None:
             notes.append(f"success {percent(self.success_rate)}")
+        if how_far := self._learner.notes():
+            notes.append(how_far)
         return "  ".join(notes)
 
     def _row(self, evaluation: Evaluation | None = None) -> ProgressRow:
@@ -189,8 +236,6 @@ class Watcher(BaseCallback):
         model.env.seed(seed_at_step(self._config.seed, int(self.num_timesteps)))
         model._last_obs = model.env.reset()
         model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
-        replay = getattr(model, "replay_buffer", None)
-        if isinstance(replay, HerReplayBuffer):
-            with warnings.catch_warnings():  # that this is what happens
-                warnings.simplefilter("ignore", UserWarning)
-                replay.truncate_last_trajectory()
+        truncate(getattr(model, "replay_buffer", None))
+        if self._periods is not None:
+            self._periods.begin_anew()

@@ -17,7 +17,7 @@ URL = "ws://127.0.0.1:9"
         ({"seed": -1}, "seed must be 0 or more"),
         ({"success_at": 95.0}, "success_at is a rate"),
         ({"her": True}, "her needs a replay buffer, which ppo has not"),
-        ({"algo": "sac", "resume": "policy.zip"}, "sac cannot resume"),
+        ({"updates": "background"}, "updates background is for sac, td3 and tqc"),
         ({"algo": "sac", "hyperparameters": Hyperparameters(rollout=512)}, "only ppo has rollouts"),
         (
             {"resume": "policy.zip", "hyperparameters": Hyperparameters(gamma=0.9)},

@@ -4,22 +4,12 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
-from reaching import REACHED, Reach
+from reaching import Sparse
+from trained import TINY
 
-from remote_env import ConfigurationError, GoalReward
-from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
+from remote_env import ConfigurationError
+from remote_env_agents import TrainConfig, evaluate, load_policy, train
 from remote_env_agents.robots import look_at
-from remote_env_server import Outcome
-
-TINY = Hyperparameters(net_arch=(8,), batch_size=64)
-
-
-class Sparse(Reach):
-    goal_reward = GoalReward("sparse", threshold=REACHED, derived=("goal_difference",))
-
-    def outcome(self, observation):
-        info = super().outcome(observation).info
-        return Outcome(reward=0.0 if info["is_success"] else -1.0, info=info)
 
 
 @pytest.mark.parametrize("algo", ["sac", "td3"])

@@ -1,11 +1,10 @@
 """Training writes what it says, and what it writes can be used."""
 
 import _thread
-import csv
 import io
 import json
 import threading
-import zipfile
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -14,45 +13,24 @@ pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
 import gymnasium
 import numpy as np
-import torch
 from reaching import Reach, Silent, Strong, Switch
 from rich.console import Console
 from stable_baselines3.common.vec_env import DummyVecEnv
+from trained import TINY, rows_of, scalars_in, weights_of
 
 from remote_env import ConfigurationError, TooFewRobotsError
 from remote_env.cli import main
-from remote_env_agents import Hyperparameters, TrainConfig, evaluate, load_policy, train
+from remote_env_agents import TrainConfig, evaluate, load_policy, train
 from remote_env_agents.buffers import RobotDictReplayBuffer, RobotHerReplayBuffer
 from remote_env_agents.presets import make_model, resolve
 from remote_env_agents.robots import look_at
 from remote_env_agents.rollouts import RobotDictRolloutBuffer
 from remote_env_server import CameraConfig, Outcome, ProprioConfig
 
-TINY = Hyperparameters(net_arch=(8,), batch_size=64)
-
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-
-def rows_of(folder):
-    with (folder / "progress.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def scalars_in(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def weights_of(path):
-    with zipfile.ZipFile(path) as archive:
-        weights = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-    return [tensor.tolist() for tensor in weights.values()]
 
 
 def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, capsys):
@@ -66,7 +44,12 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     assert f"evaluate it: {command}" in shown.out
     assert "2 robots in lockstep, ppo; everything goes to runs/Reach-ppo-1" in shown.err
     checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert checkpoints == [f"step-{step:09d}.zip" for step in (500, 1000, 1500, 2000)]
+    assert checkpoints == [
+        *(
+            f"step-{step:09d}.{kind}"
+            for step, kind in [(1024, "zip"), (2048, "state"), (2048, "zip")]
+        )
+    ]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     scalars = scalars_in(folder / "tensorboard")
     assert {"rollout/ep_rew_mean", "rollout/success_rate", "train/value_loss"} <= scalars.keys()
@@ -77,10 +60,11 @@ def test_training_writes_what_it_says_and_its_policy_evaluates(serve, tmp_path, 
     assert int(rows[-1]["episodes"]) > 180
     assert 0 <= float(rows[-1]["success_rate"]) <= 1
     assert float(rows[-1]["episode_return"]) < 0
-    written = json.loads((folder / "config.json").read_text())
-    assert written["config"]["urls"] == list(urls)
-    assert written["learned"]["hyperparameters"]["net_arch"] == [16]
-    assert written["learned"]["hyperparameters"]["extra"]["n_steps"] == 512
+    written = tomllib.loads((folder / "config.toml").read_text())
+    assert written["urls"] == list(urls)
+    assert written["hyperparameters"]["net_arch"] == [16]
+    assert written["hyperparameters"]["rollout"] == 1024
+    assert written["run"]["robot"].endswith("Reach")
 
     left = tmp_path / "evaluation"
     options = ["--policy", str(folder / "policy.zip"), "--episodes", "12"]
@@ -284,7 +268,8 @@ class _Still(gymnasium.Env):
 
 def test_ppo_resumes_from_a_checkpoint(serve, tmp_path):
     url = serve(Reach()).url
-    first = train(TrainConfig((url,), steps=128, hyperparameters=TINY, checkpoint_every=64))
+    short = replace(TINY, rollout=64)
+    first = train(TrainConfig((url,), steps=128, hyperparameters=short, checkpoint_every=64))
     checkpoint = first.folder / "checkpoints" / "step-000000064.zip"
     config = TrainConfig((url,), steps=256, resume=checkpoint)
     result = train(config)
@@ -301,7 +286,7 @@ def test_what_the_last_updates_came_to_is_in_tensorboard(serve):
 def test_a_policy_of_another_algorithm_is_not_resumed(serve):
     url = serve(Reach()).url
     first = train(TrainConfig((url,), algo="sac", steps=20, hyperparameters=TINY))
-    with pytest.raises(ConfigurationError, match="is of SAC, not of ppo"):
+    with pytest.raises(ConfigurationError, match="is of sac, not of ppo; go on with --algo sac"):
         train(TrainConfig((url,), resume=first.policy))
 
 
@@ -342,7 +327,8 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(serve, monkeypatch, t
     with (tmp_path / "log").open("w") as log:
         console = Console(file=log, width=200)
         train(TrainConfig((serve(Reach()).url,), steps=200, hyperparameters=TINY), console=console)
-    last = (tmp_path / "log").read_text().splitlines()[-1]
+    lines = (tmp_path / "log").read_text().splitlines()
+    last = [line for line in lines if line.startswith("training  ")][-1]
     assert " of 200 steps  " in last
     assert "left" in last
 
