@@ -130,7 +130,7 @@ class Assignment:
         goes_on: Whether its run goes on, with the chance that it had.
         ends_at: How many there will be in the end.
         niceness: How far it steps back for others on this machine, 0 to 19.
-        noted: With which wrappers the robots are learned from.
+        noted: With which wrappers the robots are learned from; None if with none.
     """
 
     config: TrainConfig
@@ -140,7 +140,7 @@ class Assignment:
     goes_on: bool
     ends_at: int
     niceness: int
-    noted: Noted | None
+    noted: Noted | None = None
 
 
 # What the collector says

@@ -62,7 +62,7 @@ def test_an_observation_without_names_arrives_too():
     assert taken[5] == [{"TimeLimit.truncated": False, "remote": {}}]
 
 
-@pytest.mark.parametrize("remote", [{"invalid_transition": True}, {"valid": False}])
+@pytest.mark.parametrize("remote", [{"invalid_transition": True}, {"stale": ["cam/image"]}])
 def test_what_is_no_transition_is_still_none(remote):
     ring = ring_of(OBSERVED)
     ring.put_nowait(*step(1, remote=remote))

@@ -17,6 +17,7 @@ from remote_env_agents import TrainConfig, train
 from remote_env_agents.checkpoints import CheckpointError, find_checkpoint, load_state
 from remote_env_agents.cli import train_config
 from remote_env_agents.updates import LocalLearner
+from remote_env_agents.watcher import Watcher
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -48,6 +49,20 @@ def state_of(folder):
     }
 
 
+@pytest.fixture
+def kill_training(monkeypatch):
+    """End a training within its step, as if by SIGKILL: what is done at the end is not done."""
+
+    def smoke(watcher):
+        raise RobotFaultError("smoke")
+
+    def kill():
+        monkeypatch.setattr(LocalLearner, "finish", lambda *arguments: None)
+        monkeypatch.setattr(Watcher, "_on_step", smoke)
+
+    return kill
+
+
 CASES = {
     "ppo": {"steps": 256, "hyperparameters": replace(TINY, rollout=64), "checkpoint_every": 100},
     "td3": {"steps": 150, "checkpoint_every": 110},
@@ -56,18 +71,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_goes_on_is_bit_by_bit_what_never_stopped(name, serve, tmp_path, monkeypatch):
+def test_what_goes_on_is_bit_by_bit_what_never_stopped(
+    name, serve, kill_training, tmp_path, monkeypatch
+):
     """On two robots, which are served anew for the run that goes on."""
-
-    def die():
-        # As if by SIGKILL: what is done at the end is not done.
-        monkeypatch.setattr(LocalLearner, "finish", lambda *arguments: None)
-        raise RuntimeError("smoke")
 
     robot = Sparse if "her" in name else Reach
     options = {"algo": name, "hyperparameters": TINY, "seed": 7, **CASES[name]}
     urls = [tuple(serve(robot()).url for _ in range(2)) for _ in range(2)]
-    mortal = [serve(robot()).url, serve(robot(steps_until=70, then=die)).url]
+    mortal = [serve(robot()).url, serve(robot(steps_until=70, then=kill_training)).url]
     whole = train(TrainConfig(urls[0], **options, folder=tmp_path / "whole"))
     with pytest.raises(RobotFaultError, match="smoke"):
         train(TrainConfig(tuple(mortal), **options, folder=tmp_path / "parts"))
@@ -83,13 +95,11 @@ def test_what_goes_on_is_bit_by_bit_what_never_stopped(name, serve, tmp_path, mo
     assert told_in(parts.folder) == told_in(whole.folder)
 
 
-def test_the_table_and_tensorboard_go_on_where_the_checkpoint_is(serve, tmp_path, monkeypatch):
-    def die():
-        monkeypatch.setattr(LocalLearner, "finish", lambda *arguments: None)
-        raise RuntimeError("smoke")
-
+def test_the_table_and_tensorboard_go_on_where_the_checkpoint_is(
+    serve, kill_training, tmp_path, monkeypatch
+):
     # Dies in its step 65, three evaluations of 20 steps aside; the last checkpoint was that of 40.
-    folder, url = tmp_path / "run", serve(Reach(steps_until=125, then=die)).url
+    folder, url = tmp_path / "run", serve(Reach(steps_until=125, then=kill_training)).url
     options = {"algo": "sac", "hyperparameters": TINY, "eval_episodes": 2, "eval_every": 20}
     with pytest.raises(RobotFaultError, match="smoke"):
         train(TrainConfig((url,), **options, steps=80, checkpoint_every=40, folder=folder))

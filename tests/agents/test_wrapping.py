@@ -1,6 +1,7 @@
 """A policy acts with the wrappers that it was trained with, and nobody has to say so twice."""
 
 import json
+import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from remote_env_agents import (
     record_episodes,
     train,
 )
+from remote_env_agents.config_files import read_config
 from remote_env_agents.policies import load_model
 from remote_env_agents.robots import look_at, make_vec_env
 from remote_env_agents.wrapping import noted_wrappers, prepare
@@ -71,8 +73,10 @@ def test_what_was_trained_with_wrappers_acts_as_in_its_training(serve, algo, cap
     options += ["--depth-inverse", "--frame-stack", "3", "--folder", "run"]
     options += ["--steps", "32"] if algo == "ppo" else ["--steps", "104"]
     assert main(["train", url, *options]) == 0
-    written = json.loads(Path("run/config.json").read_text())
-    assert written["learned"]["wrappers"] == RECIPE
+    written = tomllib.loads(Path("run/config.toml").read_text())
+    assert written["wrapping"]["action_history"] == "auto"
+    assert written["wrapping"]["frame_stack"] == 3
+    assert read_config(Path("run/config.toml"), TrainConfig)["wrapping"].frame_stack == 3
     with zipfile.ZipFile("run/policy.zip") as archive:
         noted = json.loads(archive.read("data"))["remote_env_wrappers"]
     assert noted == {"streams": None, "recipe": RECIPE}  # plain data: no code has to run
