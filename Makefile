@@ -7,7 +7,7 @@
 # make coverage the protocol core and what guards the robot must be covered, every branch
 # make fuzz     the property tests with many more examples, a million actions, 1e5 rules (minutes)
 # make bench    every goal of speed, beside raw TCP and what others use (a quarter of an hour)
-# make bench-more  what a step of several robots costs, the guard, and learning (minutes)
+# make bench-more  what a step of several robots costs, the guard, learning, evaluation (half an hour)
 # make profile  where the time of a step goes
 # make reliability  what holds when things go wrong, as a table (a quarter of an hour)
 # make soak     the long ones of that: a million steps, a thousand connections (half an hour)
@@ -108,6 +108,9 @@ bench-more: $(INSTALLED)
 	$(BIN)/python benchmarks/vector_step.py
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/learning_with_kills.py
+	$(BIN)/python benchmarks/realtime_learning.py --seconds 120
+	$(BIN)/python benchmarks/evaluation_kills.py --rounds 2
+	$(BIN)/python benchmarks/wrappers.py
 
 reliability: $(INSTALLED)
 	$(BIN)/python benchmarks/reliability.py

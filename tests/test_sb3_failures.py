@@ -106,7 +106,7 @@ def test_a_killed_robot_ends_its_episode_and_comes_back_with_a_new_one(
         assert told[0]["sum"][1].tolist() == last
         assert told[3][1]["TimeLimit.truncated"] is False
         assert "terminal_observation" not in told[3][1]
-    assert (away[-1][0]["sum"][0] == before["sum"][0] + 21).all()
+    assert away[-1][0]["sum"][0] == pytest.approx(before["sum"][0] + 21)
 
     processes[1].start()
     back = step_until(env, lambda told: told[0]["sum"][1].tolist() != last, ONES)[-1]

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _READ_SIZE: Final = 64 << 10
 _LOOK_EVERY: Final = 0.05  # at deadlines, in seconds
+_LOOK_AT_LOANS: Final = 0.01  # at who has borrowed: what else that peer says waits as long
 _MOST_ACCEPTED: Final = 16  # in a turn
 # After the system had no file left for another connection, in seconds.
 _ACCEPT_AGAIN_AFTER: Final = 1.0
@@ -50,7 +51,8 @@ class FastListener(WebSocketListener):
         # Those of which there may be another frame in memory.
         self._eager: dict[FastConnection, None] = {}
         self._network_thread = 0
-        self._look_at = 0.0
+        self._lent: dict[FastConnection, None] = {}
+        self._look_at = self._look_at_loans = 0.0
         self._accept_at = 0.0
         self._stop_at: float | None = None
 
@@ -92,6 +94,11 @@ class FastListener(WebSocketListener):
         """Read what comes, if that is not lent; call ``flush`` when there is room, or do not."""
         events = 0 if connection.is_lent else selectors.EVENT_READ
         events |= selectors.EVENT_WRITE if is_writing else 0
+        if not connection.is_lent:
+            self._lent.pop(connection, None)
+        elif connection not in self._lent:
+            self._lent[connection] = None
+            self._look_at_loans = time.monotonic() + _LOOK_AT_LOANS
         known = self._selector.get_map().get(connection.sock)
         if known is None and events:
             self._selector.register(connection.sock, events, connection)
@@ -110,6 +117,7 @@ class FastListener(WebSocketListener):
             self._selector.unregister(connection.sock)
         self._connections.discard(connection)
         self._eager.pop(connection, None)
+        self._lent.pop(connection, None)
 
     def _ask_to_stop(self) -> None:
         self.call(self._begin_to_stop)
@@ -184,6 +192,10 @@ class FastListener(WebSocketListener):
                 self._guarded(connection, self._take_next, connection)
             self._answer_calls()
             now = time.monotonic()
+            if self._lent and now >= self._look_at_loans:
+                self._look_at_loans = now + _LOOK_AT_LOANS
+                for connection in list(self._lent):
+                    self._guarded(connection, connection.take_back_if_away)
             if now >= self._look_at:
                 self._look_at = now + _LOOK_EVERY
                 for connection in list(self._connections):
@@ -194,6 +206,8 @@ class FastListener(WebSocketListener):
     def _patience(self) -> float | None:
         if self._eager or self._calls:
             return 0.0
+        if self._lent:
+            return _LOOK_AT_LOANS
         if self._connections or self._accept_at < float("inf"):
             return _LOOK_EVERY
         return None

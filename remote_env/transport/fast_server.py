@@ -206,8 +206,7 @@ class FastConnection(LendsItself):
             self._obey_library()
 
     def look_at_clock(self, now: float) -> None:
-        """Ping, end what takes too long, and read again what another thread does not."""
-        self.take_back(only_from_who_is_away=True)
+        """Ping, and end what takes too long."""
         is_open = self._library.is_open
         if now >= self._deadline and is_open:
             hello = self._network.hello_timeout

@@ -117,18 +117,22 @@ class LendsItself:
 
     def _begin_loan(self, borrower: Borrower) -> None:
         if self._loan is None and self._may_lend:
+            borrower.is_away()  # asked from now on
             self._loan = Loan(self, borrower, self.__network)
             self.flush()  # the network thread looks for room only
             borrower.borrow(self._loan)
 
-    def take_back(self, *, only_from_who_is_away: bool = False) -> None:
+    def take_back(self) -> None:
         """Read again; on the network thread. Does nothing unless it is lent."""
-        loan = self._loan
-        if loan is None or (only_from_who_is_away and not loan.borrower.is_away()):
-            return
-        self.end_loan()
-        self.__network.read_again(self)
-        self.flush()
+        if self._loan is not None:
+            self.end_loan()
+            self.__network.read_again(self)
+            self.flush()
+
+    def take_back_if_away(self) -> None:
+        """Read again what the borrower does not; on the network thread."""
+        if self._loan is not None and self._loan.borrower.is_away():
+            self.take_back()
 
     def end_loan(self) -> None:
         """Let nobody else read, once this returns; on the network thread."""

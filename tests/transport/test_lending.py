@@ -236,7 +236,7 @@ def test_what_does_not_leave_at_once_is_sent_by_the_network_thread(peer, followe
 
 def test_everything_comes_once_and_in_order_whoever_reads(peer, follower, monkeypatch):
     """Frames, pings and fragments at random, while two threads take turns at random."""
-    monkeypatch.setattr(fast_listener, "_LOOK_EVERY", 0.001)  # takes back much oftener
+    monkeypatch.setattr(fast_listener, "_LOOK_AT_LOANS", 0.001)  # takes back much oftener
     rng = random.Random(3)
     follower.mailbox.is_away = lambda: rng.random() < 0.3
     take = peer.end.on_frame
