@@ -199,7 +199,7 @@ def test_the_age_counts_what_the_robots_code_took_after_the_observation(serve, c
 
     robot = Classifying()
     robot.control_hz = 5.0
-    env = connect(serve(robot).url)
+    env = connect(serve(robot).url, max_age=10.0)
     env.reset()
     for _ in range(3):
         *_, info = env.step(ZERO)
