@@ -372,7 +372,7 @@ def test_ctrl_c_between_the_halves_of_a_step_leaves_nothing_behind(env, server, 
         with pytest.raises(KeyboardInterrupt):
             env.step(ONE)
     wait_for(lambda: server.statistics()["lease"]["owner"] is None)
-    assert server.statistics()["connections"] == 0
+    wait_for(lambda: server.statistics()["connections"] == 0)
     env.reset(seed=1)
     assert_goes_on(env)
 
