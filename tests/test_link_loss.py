@@ -404,7 +404,7 @@ def test_ctrl_c_in_a_step_leaves_nothing_behind(robot, serve, connect, press_ctr
     robot.may_go.set()
     wait_for(lambda: robot.actions)
     wait_for(lambda: mode == "lockstep" or robot.holds)
-    assert server.statistics()["connections"] == 0
+    wait_for(lambda: server.statistics()["connections"] == 0)
     env.reset(seed=1)
     *_, truncated, _ = env.step(ONE)
     assert not truncated
