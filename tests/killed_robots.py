@@ -4,10 +4,24 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 
+import numpy as np
 from sample_robots import Counter
 
 from remote_env_server import RobotServer
+
+ONES = np.ones((3, 2), np.float32)
+
+
+def step_until(env, condition, actions=ONES, timeout=20.0):
+    """Step until something is so; return all that was told."""
+    told = []
+    deadline = time.monotonic() + timeout
+    while not told or not condition(told[-1]):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        told.append(env.step(actions))
+    return told
 
 
 def serve_counter(pipe, port):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from beside import Beside, wait_for
-from killed_robots import Served
+from killed_robots import ONES, Served, step_until
 from sample_robots import Counter, Gated, Limited
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -14,8 +14,6 @@ from remote_env import ConfigurationError, errors
 from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env.testing import FaultProxy
 from remote_env_server import Mode, ProprioConfig
-
-ONES = np.ones((3, 2), np.float32)
 
 
 @pytest.fixture
@@ -47,16 +45,6 @@ def processes():
 
 def is_invalid(told, index):
     return told[3][index]["remote"].get("invalid_transition", False)
-
-
-def step_until(env, condition, actions, timeout=20.0):
-    """Step until something is so; return all that was told."""
-    told = []
-    deadline = time.monotonic() + timeout
-    while not told or not condition(told[-1]):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        told.append(env.step(actions))
-    return told
 
 
 class Failing(Counter):

@@ -9,14 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from beside import Beside, wait_for
-from killed_robots import Served
+from killed_robots import ONES, Served, step_until
 from sample_robots import Counter, Limited
 
 from remote_env import errors
 from remote_env.testing import FaultProxy
 from remote_env_server import ProprioConfig, RobotServer
-
-ONES = np.ones((3, 2), np.float32)
 
 
 @pytest.fixture
@@ -38,16 +36,6 @@ def connect_all():
     yield make
     for env in made:
         env.close()
-
-
-def step_until(env, condition, timeout=20.0, actions=ONES):
-    """Step until something is so; return all that was told."""
-    told = []
-    deadline = time.monotonic() + timeout
-    while not told or not condition(told[-1]):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        told.append(env.step(actions))
-    return told
 
 
 def valid(told):

@@ -110,7 +110,8 @@ class TrainConfig:
             goes on warms up again.
         resume: The folder of a run, which goes on from its newest checkpoint to so many steps in
             all; or a checkpoint or policy, with which a new run of so many steps begins. Network,
-            hyperparameters and the size of the replay buffer are kept.
+            hyperparameters and the size of the replay buffer are kept. Such files are code and
+            may do anything: name only what you trust.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
         device: Where the network is, such as cpu or cuda. For small networks a cpu is faster.

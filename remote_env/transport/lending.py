@@ -118,9 +118,9 @@ class LendsItself:
     def _begin_loan(self, borrower: Borrower) -> None:
         if self._loan is None and self._may_lend:
             borrower.is_away()  # asked from now on
-            self._loan = Loan(self, borrower, self.__network)
-            self.flush()  # the network thread looks for room only
-            borrower.borrow(self._loan)
+            self._loan = loan = Loan(self, borrower, self.__network)
+            self.flush()  # the network thread looks for room only; it may find the end
+            borrower.borrow(loan)
 
     def take_back(self) -> None:
         """Read again; on the network thread. Does nothing unless it is lent."""

@@ -191,6 +191,14 @@ def test_a_loan_ends_with_its_connection(listener, peer):
     assert loan.fileno() == -1
 
 
+def test_a_connection_whose_end_is_found_while_it_is_lent_lends_nothing(peer, monkeypatch):
+    sink = peer.end.sink
+    monkeypatch.setattr(sink, "flush", sink.end)  # as when too much is unread
+    sink.lend(borrower := Away(False))
+    assert peer.end.ended.wait(5)
+    assert borrower.loans.get(timeout=5).is_over
+
+
 def test_we_close_what_is_lent(peer):
     lend(peer, Away(False))
     peer.end.sink.close(1000, "enough")
