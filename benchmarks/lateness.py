@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from remote_env.timed_queue import TimedQueue
 from remote_env_server.timing import sharpen_timers, try_realtime_priority, wait_until
 
 PERIOD = 0.01
 REAL_TIME = 10
-MAILBOX: queue.SimpleQueue[float] = queue.SimpleQueue()
+MAILBOX: TimedQueue[float] = TimedQueue()
 WOKEN = threading.Condition()
 LOOP = asyncio.new_event_loop()
 
@@ -211,8 +212,8 @@ def wait_for_message(deadline: float) -> float | None:
 
 def compare_hand_overs(rounds: int, count: int) -> None:
     ways = {
-        "SimpleQueue.get(), no deadline": wait_for_message,
-        "SimpleQueue.get(timeout)": wait_by_queue,
+        "TimedQueue.get(), no deadline": wait_for_message,
+        "TimedQueue.get(timeout)": wait_by_queue,
         "Condition.wait(timeout)": wait_by_condition,
         "wait_until": wait_ours,
     }
@@ -230,8 +231,8 @@ def quiet() -> list[Variant]:
         Variant("asyncio.sleep, slack 50 us", wait_by_asyncio, is_sharp=False),
         Variant("time.sleep, slack 50 us", wait_by_sleep, is_sharp=False),
         Variant("time.sleep, slack 1 ns", wait_by_sleep),
-        Variant("SimpleQueue.get(timeout), slack 50 us", wait_by_queue, is_sharp=False),
-        Variant("SimpleQueue.get(timeout), slack 1 ns", wait_by_queue),
+        Variant("TimedQueue.get(timeout), slack 50 us", wait_by_queue, is_sharp=False),
+        Variant("TimedQueue.get(timeout), slack 1 ns", wait_by_queue),
         Variant("Condition.wait(timeout), slack 1 ns", wait_by_condition),
         Variant("get to -150 us, get to deadline", wait_in_two),
         Variant("get to -50 us, awake to deadline", wait_and_spin),

@@ -13,6 +13,7 @@ from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
 )
+from remote_env.timed_queue import TimedQueue
 from remote_env.transport.base import Accept, Frame, FrameHandler, LinkWithoutFile, join
 from remote_env.transport.lending import Borrower
 
@@ -28,7 +29,7 @@ class InProcessLink(LinkWithoutFile):
 
     def __init__(self, peer_name: str) -> None:
         self.peer_name = peer_name
-        self._received: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._received: TimedQueue[bytearray | None] = TimedQueue()
         self._counting = threading.Lock()  # guards _unread
         self._unread = 0
         self._handler: FrameHandler | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import select
 import sys
 import threading
@@ -21,6 +20,7 @@ from remote_env.errors import (
 )
 from remote_env.protocol.values import Value
 from remote_env.spec import Mode, RobotSpec
+from remote_env.timed_queue import TimedQueue
 from remote_env.transport import FrameSink
 from remote_env_server.loop import Loop
 from remote_env_server.mailbox import Mailbox
@@ -74,7 +74,7 @@ class ControlLoop:
         self._mode = mode
         self._is_realtime = mode is not Mode.LOCKSTEP
         self._realtime_priority = realtime_priority
-        self._mailbox: queue.SimpleQueue[Request | None] | Mailbox = queue.SimpleQueue()
+        self._mailbox: TimedQueue[Request | None] | Mailbox = TimedQueue()
         self._borrower: Mailbox | None = None
         if not self._is_realtime and hasattr(select, "poll"):
             self._mailbox = self._borrower = Mailbox()

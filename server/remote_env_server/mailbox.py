@@ -14,6 +14,7 @@ import select
 import socket
 import time
 
+from remote_env.timed_queue import TimedQueue
 from remote_env.transport.lending import Loan
 from remote_env_server.requests import Request
 
@@ -21,14 +22,14 @@ __all__ = ["Mailbox"]
 
 
 class Mailbox:
-    """As ``queue.SimpleQueue``, of requests and, to look again, of None.
+    """As ``TimedQueue``, of requests and, to look again, of None.
 
     One thread gets and closes, any thread puts.
     """
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._queue: TimedQueue[Request | None] = TimedQueue()
         self._loan: Loan | None = None
         # Whose file is in _poll, beside one of a pair by which others wake us.
         self._watched: Loan | None = None

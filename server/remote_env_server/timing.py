@@ -87,7 +87,7 @@ def try_realtime_priority(priority: int) -> str | None:
 
 
 class Inbox(Protocol[T_co]):
-    """Where messages come in, such as a ``queue.SimpleQueue``."""
+    """Where messages come in, such as a ``TimedQueue``."""
 
     def get(self, *, timeout: float | None = None) -> T_co:
         """Wait for a message; raises ``queue.Empty`` if none came in time."""
