@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
@@ -16,6 +17,8 @@ from remote_env.spaces import SpaceCodec
 from remote_env.translation import Arrays
 
 __all__ = ["Batch", "Batches", "merge_infos"]
+
+_FLOAT: Final = {float}
 
 
 class Batch:
@@ -117,7 +120,8 @@ class _Merging(VectorEnv[Any, Any, Any]):
 def merge_infos(infos: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """Merge what several robots told, as ``VectorEnv._add_info`` does one after the other.
 
-    That takes its time. Nearly always all have told the same keys; then a key is merged at once.
+    That takes its time. Nearly always all have told the same keys; then a key is merged at once,
+    and all keys with floats together.
 
     Args:
         infos: One for each row; None of those that told nothing.
@@ -126,25 +130,41 @@ def merge_infos(infos: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     if not told:
         return {}
     keys = told[0].keys()
+    names = _names_of(tuple(keys))
     is_even = len(told) == len(infos) and all(info.keys() == keys for info in told)
-    if not is_even or any(f"_{key}" in keys for key in keys):
+    if not is_even or not names:
         return _Merging(len(infos)).merge(infos)
     merged: dict[str, Any] = {}
-    count = len(infos)
-    for key in keys:
+    floats: list[str] = []
+    for key, (mask, is_told) in zip(
+        keys, zip(names, np.ones((len(names), len(infos)), np.bool_), strict=True), strict=True
+    ):
         values = [info[key] for info in told]
-        merged[key] = _merge(key, values)
-        merged[f"_{key}"] = np.ones(count, np.bool_)
+        kinds = set(map(type, values))
+        if kinds == _FLOAT and key != "final_obs":
+            floats.append(key)
+            merged[key] = values
+        else:
+            merged[key] = _merge(key, values, kinds)
+        merged[mask] = is_told
+    if floats:
+        merged.update(zip(floats, np.array([merged[key] for key in floats]), strict=True))
     return merged
 
 
-def _merge(key: str, values: list[Any]) -> Any:
-    kind = type(values[0])
-    is_same = all(type(value) is kind for value in values)
-    if is_same and key != "final_obs":
+@functools.lru_cache(maxsize=256)
+def _names_of(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what is called in Gymnasium who has told a key; nothing if that is a key itself."""
+    names = tuple(f"_{key}" for key in keys)
+    return () if set(names) & set(keys) else names
+
+
+def _merge(key: str, values: list[Any], kinds: set[type]) -> Any:
+    if len(kinds) == 1 and key != "final_obs":
+        (kind,) = kinds
         if kind is dict:
             return merge_infos(values)
-        if kind in (int, float, bool) or issubclass(kind, np.number):
+        if kind in (int, bool) or issubclass(kind, np.number):
             return np.array(values, kind)
         if kind is np.ndarray and _are_alike(values):
             return np.array(values)

@@ -84,6 +84,7 @@ class Slot:
         refusal: What the robot said instead of the last reset, if that was not the network's.
         is_patient: Whether the learner waits for its reset also when it was lost.
         news: A row that nobody had asked for: it is back.
+        turn: How many answers had come from all robots when its last one came.
     """
 
     index: int
@@ -101,6 +102,7 @@ class Slot:
     refusal: RemoteEnvError | None = None
     is_patient: bool = False
     news: Row | None = None
+    turn: int = 0
 
 
 class Fleet:
@@ -147,6 +149,7 @@ class Fleet:
             raise
         self.slots = [Slot(index, member) for index, member in enumerate(members)]
         self._is_closed = False
+        self._turns = 0
         self._by_member = {slot.member: slot for slot in self.slots}
         self._keep: Keep = _keep_nothing
 
@@ -170,8 +173,21 @@ class Fleet:
                 'env.reset(options={"reset_mask": ...}) with True for this robot'
             )
 
-    def step(self, slot: Slot, action: PreparedAction) -> None:
-        """Send an action, or what the autoreset mode says in its place."""
+    def step(self, slots: Sequence[Slot], actions: Sequence[PreparedAction]) -> None:
+        """Send an action to each, or what the autoreset mode says in its place.
+
+        Who answered first last time is sent to first: in real time its period ends first, and
+        who misses the end of it answers a whole one later.
+        """
+        pairs = sorted(zip(slots, actions, strict=True), key=_turn_of)
+        try:
+            for slot, action in pairs:
+                self._step(slot, action)
+        except BaseException:
+            self.settle()
+            raise
+
+    def _step(self, slot: Slot, action: PreparedAction) -> None:
         slot.is_asked, slot.is_patient, slot.row, slot.news = True, False, slot.news, None
         if slot.row is not None:
             return
@@ -284,6 +300,7 @@ class Fleet:
 
     def _take(self, member: Member, outcome: Outcome) -> None:
         slot = self._by_member[member]
+        self._turns = slot.turn = self._turns + 1
         if isinstance(outcome, RemoteEnvError):
             self._fall(slot, outcome)
         elif outcome is None:
@@ -376,6 +393,10 @@ class Fleet:
         except TimeoutError:
             logger.error("not all robots could be closed")
         self._gatherer.close()
+
+
+def _turn_of(pair: tuple[Slot, PreparedAction]) -> int:
+    return pair[0].turn
 
 
 def _keep_nothing(index: int, arrays: Arrays | None) -> None:

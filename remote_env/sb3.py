@@ -186,12 +186,7 @@ class RemoteRobotVecEnv(VecEnv):
         for slot, action in zip(slots, actions, strict=True):
             with naming(slot.member.url):
                 prepared.append(slot.member.prepare(action))
-        try:
-            for slot, ready in zip(slots, prepared, strict=True):
-                self._fleet.step(slot, ready)
-        except BaseException:
-            self._fleet.settle()
-            raise
+        self._fleet.step(slots, prepared)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return what came of the actions, and begin the next episode where one ended.

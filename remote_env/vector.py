@@ -384,12 +384,7 @@ class RemoteRobotVectorEnv(Robots):
             except ActionRefusedError as error:
                 with naming(slot.member.url):
                     raise error
-        try:
-            for slot, ready in zip(slots, prepared, strict=True):
-                self._fleet.step(slot, ready)
-        except BaseException:
-            self._fleet.settle()
-            raise
+        self._fleet.step(slots, prepared)
 
 
 def _add_valid(merged: dict[str, Any], valid: Flags, told: Flags) -> None:

@@ -17,6 +17,7 @@ from vector_envs import without_ours
 
 from remote_env import ConfigurationError, RemoteRobotVectorEnv, errors
 from remote_env.batches import merge_infos
+from remote_env.member import Member
 from remote_env_server import CameraConfig, LocalRobotEnv, Mode
 from remote_env_server.robots import make_robot
 
@@ -222,6 +223,15 @@ def test_infos_are_merged_as_gymnasium_merges_them(data, count):
     assert spell_out(merge_infos(infos)) == spell_out(expected)
 
 
+def test_nobody_else_sees_what_is_written_to_merged_infos():
+    infos = [{"a": 1.0, "b": 2.0, "deep": {"c": 3.0, "d": 4}} for _ in range(2)]
+    merged = merge_infos(infos)
+    merged["a"][:] = 9.0
+    merged["_a"][:] = False
+    assert (merged["b"].tolist(), merged["_b"].tolist()) == ([2.0, 2.0], [True, True])
+    assert (infos[0]["a"], merge_infos(infos)["a"].tolist()) == (1.0, [1.0, 1.0])
+
+
 # How it is made
 
 
@@ -362,6 +372,38 @@ def test_the_robots_are_reset_at_once_and_without_a_thread(connect_all, mode):
 
 
 # Some of them
+
+
+def test_who_answered_first_is_asked_first(connect_all, monkeypatch):
+    """In real time its control period is the first to end."""
+    order, asked = [2, 0, 1], []
+
+    class InOrder(Counter):
+        """Answers when the one before it in the order was heard."""
+
+        def apply_action(self, action):
+            place = order.index(robots.index(self))
+            if place:
+                before = env.unwrapped._fleet.slots[order[place - 1]]
+                wait_for(lambda: before.row is not None)
+            super().apply_action(action)
+
+    robots = [InOrder() for _ in range(3)]
+    env = connect_all(robots)
+    env.reset(seed=1)
+    env.step(ONES)
+    send = Member.send_prepared
+
+    def note(member, action):
+        asked.append(env.unwrapped.envs.index(member))
+        send(member, action)
+
+    monkeypatch.setattr(Member, "send_prepared", note)
+    order = [1, 2, 0]
+    env.step(ONES)
+    assert asked == [2, 0, 1]
+    env.step(ONES)
+    assert asked[3:] == [1, 2, 0]
 
 
 def test_a_slow_robot_keeps_nobody_waiting_for_what_is_ready(connect_all):
