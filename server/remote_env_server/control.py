@@ -259,7 +259,7 @@ class ControlLoop:
         try:
             if self._is_realtime:
                 sharpen_timers()
-                sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
+            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
             self._loop.open()
             self._try_priority()
         except BaseException as error:

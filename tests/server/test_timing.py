@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sample_robots import Counter
 
 from remote_env_server.timing import sharpen_timers, try_realtime_priority, wait_until
 
@@ -171,3 +172,14 @@ def test_a_message_wakes_it_within_a_millisecond(slowdown):
             mailbox.put(time.monotonic())
             taken.append(waiting.result(30))
     assert statistics.median(taken) <= 1e-3 * slowdown
+
+
+@pytest.mark.parametrize("mode", ["lockstep", "realtime"])
+def test_no_thread_of_a_server_keeps_the_interpreter_for_long(serve, mode):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)  # Python's own: four of them are in a step beside a busy thread
+    try:
+        serve(Counter(), mode=mode)
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    finally:
+        sys.setswitchinterval(before)
