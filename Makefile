@@ -22,6 +22,10 @@ BENCH_INSTALLED := $(VENV)/.installed-bench
 NODE_INSTALLED := tests/interop/node_modules/.installed
 PYTHON_IS_NEW := 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; call make PYTHON=python3.11")'
 
+# Tests start hundreds of processes: each compiles all of it where nothing may be kept.
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo setup test test-plain test-shared lint coverage wheel fuzz bench bench-more profile reliability soak golden clean
 
 demo: $(DEMO_INSTALLED)
