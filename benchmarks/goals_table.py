@@ -92,7 +92,7 @@ _ALL: Final = (
 GOALS: Final[dict[str, Goal]] = {goal.key: goal for goal in _ALL}
 
 NOT_HERE: Final = {
-    "11 to 16": "many robots from one process: `benchmarks/vector.py`",
+    "11 to 16": "many robots from one process: below, by `benchmarks/vector.py`",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,17 +61,27 @@ def packing(real: bool) -> Any:
     return msgpack_numpy
 
 
-def serve(tell: Tell, observation: Arrays, real: bool = False) -> None:
-    """Serve as openpi's ``WebsocketPolicyServer`` does."""
+def serve(tell: Tell, observation: Arrays, real: bool = False, period: float = 0.0) -> None:
+    """Serve as openpi's ``WebsocketPolicyServer`` does.
+
+    Args:
+        tell: Takes the port.
+        observation: What every step returns.
+        real: Whether with the package's own packing.
+        period: If it is a robot with control periods, in seconds; it answers when one ends.
+    """
     from websockets.asyncio.server import ServerConnection
     from websockets.asyncio.server import serve as listen
 
     pack = packing(real)
+    began = time.monotonic()
 
     async def answer(connection: ServerConnection) -> None:
         await connection.send(pack.packb({"name": "rig"}))
         async for message in connection:
             pack.unpackb(message)
+            if period:
+                await asyncio.sleep(period - (time.monotonic() - began) % period)
             step = {"observation": observation, "reward": 0.0, "terminated": False, "info": {}}
             await connection.send(pack.packb(step))
 
