@@ -53,13 +53,14 @@ $(NODE_INSTALLED): tests/interop/package.json
 		cd tests/interop && npm install --no-audit --no-fund --no-package-lock --silent && touch node_modules/.installed; \
 	else echo "npm is not installed: the test of the Node client will be skipped"; fi
 
-# Real time is tested alone: beside other tests two cores are too few. A virtual machine may itself
-# stand still for longer than a stream may be old (146 ms, seen in 10 minutes on an idle one), so
-# what fails has a second try, and the first failure stays in sight above it.
+# What is tested in real time mostly waits: two at a time, and not beside tests that keep a core
+# busy. A virtual machine may itself stand still for longer than a stream may be old (146 ms, seen
+# in 10 minutes on an idle one), so what fails has a second try, alone, and the first failure stays
+# in sight above it.
 AGAIN := --last-failed --last-failed-no-failures none
 test: setup
 	$(BIN)/python -m pytest -n 2 -m "not realtime" || $(BIN)/python -m pytest -m "not realtime" $(AGAIN)
-	$(BIN)/python -m pytest -m realtime || $(BIN)/python -m pytest -m realtime $(AGAIN)
+	$(BIN)/python -m pytest -n 2 -m realtime || $(BIN)/python -m pytest -m realtime $(AGAIN)
 
 # What must hold whatever carries the frames, with the WebSocket library's own ends.
 test-plain: setup
