@@ -2,7 +2,7 @@
 
 A request that comes in on the network thread and is done on another one costs the wake-up of a
 second thread, and all that both do finds cold caches: of a step without pictures 70 of 510 us
-(``docs/decisions/0026-one-thread-for-a-step.md``). So a thread that waits for the next request
+(``docs/decisions/0026-who-waits-reads.md``). So a thread that waits for the next request
 may read it itself. The network thread takes the socket back when that thread is busy, or when
 something comes that is not a usual frame; it does everything else all the time.
 """
