@@ -51,7 +51,14 @@ class Choice:
         _choices.add(self)
 
     def give_back(self) -> None:
-        """Let others get them. Idempotent."""
+        """Let others get them, also while a fork has not let go yet. Idempotent."""
+        while self._files:
+            file = self._files.pop()
+            fcntl.flock(file, fcntl.LOCK_UN)
+            os.close(file)
+
+    def forget(self) -> None:
+        """Let go, in a fork; whoever was forked keeps them."""
         while self._files:
             os.close(self._files.pop())
 
@@ -59,12 +66,12 @@ class Choice:
 _choices: weakref.WeakSet[Choice] = weakref.WeakSet()
 
 
-def _give_back_all() -> None:
+def _forget_all() -> None:
     for choice in list(_choices):
-        choice.give_back()
+        choice.forget()
 
 
-os.register_at_fork(after_in_child=_give_back_all)  # a lock lasts until all have closed the file
+os.register_at_fork(after_in_child=_forget_all)  # a lock lasts until all have closed the file
 
 
 def choose_urls(owner: object, urls: Sequence[str] | None, count: int) -> Choice | None:

@@ -3,6 +3,7 @@
 import functools
 import gc
 import multiprocessing
+import os
 
 import gymnasium as gym
 import numpy as np
@@ -118,6 +119,27 @@ def test_a_process_that_was_forked_keeps_no_robot(urls, make):
     finally:
         is_over.set()
         child.join()
+
+
+def test_a_fork_that_has_not_let_go_yet_keeps_no_robot_that_was_given_back(urls, make):
+    env = make(urls=urls)
+    copies = [os.dup(file) for file in env.unwrapped._choice._files]  # as a fork has them at first
+    try:
+        env.close()
+        assert url_of(make(urls=urls)) == urls[0]
+    finally:
+        for copy in copies:
+            os.close(copy)
+
+
+@forks
+def test_a_process_that_was_forked_takes_no_robot_from_its_parent(urls, make):
+    make(urls=urls)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=gc.collect)
+    child.start()
+    child.join()
+    assert url_of(make(urls=urls)) == urls[1]
 
 
 def test_without_a_url_the_robots_are_those_of_an_environment_variable(urls, make, monkeypatch):
