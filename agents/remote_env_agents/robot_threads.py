@@ -194,14 +194,19 @@ class _Worker:
         self._inbox.put(assignment)
 
     def stop(self) -> None:
-        """Let it end, once ``stopping`` is set; a reset is cancelled."""
+        """Let it end, once ``stopping`` is set."""
         self._inbox.put(None)
-        if (env := self._env) is not None:
-            env.cancel_reset()
+        self._cancel_reset()
 
     def join(self) -> None:
         """Wait for its end."""
-        self._thread.join()
+        while self._thread.is_alive():
+            self._cancel_reset()  # again: it may have begun one since
+            self._thread.join(_LOOK)
+
+    def _cancel_reset(self) -> None:
+        if (env := self._env) is not None:
+            env.cancel_reset()
 
     def _work(self) -> None:
         try:

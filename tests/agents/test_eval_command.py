@@ -3,12 +3,13 @@
 import json
 import logging
 import re
+import threading
 import time
 
 import pytest
 from reaching import Reach
 
-from remote_env import ConfigurationError, RobotFaultError, TransportError
+from remote_env import ConfigurationError, RemoteRobotEnv, RobotFaultError, TransportError
 from remote_env.cli import main
 from remote_env_agents import EpisodeKey, Job, PolicyIdentity, RandomPolicy, evaluate
 from remote_env_agents.results import read_results
@@ -319,3 +320,36 @@ def test_a_reset_that_takes_long_does_not_hold_up_an_end(serve):
 
     with pytest.raises(KeyError, match="what"):
         evaluate(confused, [serve(Slow()).url, serve(Reach()).url], episodes=4)
+
+
+@pytest.mark.timeout(30)
+def test_a_reset_that_begins_when_it_was_cancelled_does_not_either(serve, monkeypatch):
+    cancelled = threading.Event()
+    reset, cancel = RemoteRobotEnv.reset, RemoteRobotEnv.cancel_reset
+
+    class Endless(Reach):
+        def reset(self, *, seed=None):
+            while True:
+                time.sleep(0.01)
+                self.progress(0.5)
+
+    endless = serve(Endless()).url
+
+    def reset_late(env, **given):
+        if env.url == endless:
+            assert cancelled.wait(20)
+        return reset(env, **given)
+
+    def note(env):
+        cancel(env)
+        if env.url == endless:
+            cancelled.set()
+
+    monkeypatch.setattr(RemoteRobotEnv, "reset", reset_late)
+    monkeypatch.setattr(RemoteRobotEnv, "cancel_reset", note)
+
+    def confused(observation):
+        raise KeyError("what?")
+
+    with pytest.raises(KeyError, match="what"):
+        evaluate(confused, [endless, serve(Reach()).url], episodes=4)
