@@ -10,13 +10,10 @@ from beside import wait_for
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given
-from hypothesis import strategies as st
 from sample_robots import Counter, Limited
 from vector_envs import without_ours
 
 from remote_env import ConfigurationError, RemoteRobotVectorEnv, errors
-from remote_env.batches import merge_infos
 from remote_env.member import Member
 from remote_env_server import CameraConfig, LocalRobotEnv, Mode
 from remote_env_server.robots import make_robot
@@ -175,63 +172,6 @@ def test_without_copies_each_step_overwrites_the_one_before(connect_all):
     assert second["sum"] is first["sum"]
 
 
-VALUES = st.one_of(
-    st.integers(-9, 9),
-    st.floats(-9, 9),
-    st.booleans(),
-    st.text(max_size=3),
-    st.none(),
-    st.just([1, 2]),
-    st.builds(np.float32, st.floats(-9, 9, width=32)),
-    st.builds(np.bool_, st.booleans()),
-    st.builds(lambda n: np.arange(3) * n, st.integers(0, 5)),
-)
-
-
-IMPOSSIBLE = (TypeError, ValueError, IndexError, AttributeError)
-
-
-def spell_out(merged):
-    """Return something that is equal if it is the same, NaN included."""
-    if isinstance(merged, dict):
-        return {key: spell_out(value) for key, value in merged.items()}
-    return merged.dtype, merged.shape, list(map(repr, merged.tolist()))
-
-
-@given(st.data(), st.integers(1, 4))
-def test_infos_are_merged_as_gymnasium_merges_them(data, count):
-    names = data.draw(st.lists(st.sampled_from(["a", "b", "final_obs", "_a"]), unique=True))
-    one = st.fixed_dictionaries({name: VALUES for name in names})
-    deep = st.fixed_dictionaries({"deep": one, **{name: VALUES for name in names}})
-    alike = data.draw(st.booleans())
-    infos = [data.draw(deep if alike else st.one_of(deep, one)) for _ in range(count)]
-
-    def merge_theirs():
-        theirs = gym.vector.VectorEnv()
-        theirs.num_envs = count
-        merged = {}
-        for index, info in enumerate(infos):
-            merged = theirs._add_info(merged, info, index)
-        return merged
-
-    try:
-        expected = merge_theirs()
-    except IMPOSSIBLE:
-        with pytest.raises(IMPOSSIBLE):
-            merge_infos(infos)
-        return
-    assert spell_out(merge_infos(infos)) == spell_out(expected)
-
-
-def test_nobody_else_sees_what_is_written_to_merged_infos():
-    infos = [{"a": 1.0, "b": 2.0, "deep": {"c": 3.0, "d": 4}} for _ in range(2)]
-    merged = merge_infos(infos)
-    merged["a"][:] = 9.0
-    merged["_a"][:] = False
-    assert (merged["b"].tolist(), merged["_b"].tolist()) == ([2.0, 2.0], [True, True])
-    assert (infos[0]["a"], merge_infos(infos)["a"].tolist()) == (1.0, [1.0, 1.0])
-
-
 # How it is made
 
 
@@ -371,9 +311,6 @@ def test_the_robots_are_reset_at_once_and_without_a_thread(connect_all, mode):
     assert not [t.name for t in threading.enumerate() if t.name.startswith("remote-env member")]
 
 
-# Some of them
-
-
 def test_who_answered_first_is_asked_first(connect_all, monkeypatch):
     """In real time its control period is the first to end."""
     order, asked = [2, 0, 1], []
@@ -404,6 +341,9 @@ def test_who_answered_first_is_asked_first(connect_all, monkeypatch):
     assert asked == [2, 0, 1]
     env.step(ONES)
     assert asked[3:] == [1, 2, 0]
+
+
+# Some of them
 
 
 def test_a_slow_robot_keeps_nobody_waiting_for_what_is_ready(connect_all):

@@ -177,7 +177,7 @@ def test_a_message_wakes_it_within_a_millisecond(slowdown):
 @pytest.mark.parametrize("mode", ["lockstep", "realtime"])
 def test_no_thread_of_a_server_keeps_the_interpreter_for_long(serve, mode):
     before = sys.getswitchinterval()
-    sys.setswitchinterval(0.005)  # Python's own: four of them are in a step beside a busy thread
+    sys.setswitchinterval(0.005)  # Python's own: a step beside a busy thread waits for it twice
     try:
         serve(Counter(), mode=mode)
         assert sys.getswitchinterval() == pytest.approx(0.0005)
