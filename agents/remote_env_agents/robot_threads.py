@@ -22,6 +22,7 @@ import gymnasium
 
 from remote_env.errors import ConnectionLostError
 from remote_env.protocol.wiretypes import EndReason
+from remote_env.timed_queue import TimedQueue
 from remote_env_agents.dispatch import Assignment, Desk, RobotEvent
 from remote_env_agents.episodes import Episode, Policy, policy_for_episode
 from remote_env_agents.executor import Job, LostError
@@ -93,7 +94,7 @@ class _Run:
     def __init__(self, job: Job, desk: Desk) -> None:
         self._job = job
         self._desk = desk
-        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._news: TimedQueue[_News] = TimedQueue()
         self._idle: deque[str] = deque()
         self._lost: dict[str, tuple[float, BaseException]] = {}
         stopping, thinking = threading.Event(), threading.Lock()
@@ -181,7 +182,7 @@ class _Worker:
         self._stopping = stopping
         # Stable-Baselines3's policies keep what they have just computed in attributes.
         self._thinking = thinking
-        self._inbox: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
+        self._inbox: TimedQueue[Assignment | None] = TimedQueue()
         self._rest = _FIRST_REST
         self._env: Any = None
         self._thread = threading.Thread(target=self._work, name=f"remote-env evaluation {url}")

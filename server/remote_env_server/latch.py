@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from remote_env.errors import ConfigurationError
+from remote_env.timed_queue import TimedQueue
 from remote_env_server.core import PressedStop
 
 __all__ = ["Latch", "default_latch_file", "name_of"]
@@ -71,7 +72,7 @@ class Latch:
         if path is not None and self.pressed is None:
             _try_to_write(path)
         # What to remember; None is nothing, and _END the end of the thread.
-        self._changes: queue.SimpleQueue[PressedStop | None | object] = queue.SimpleQueue()
+        self._changes: TimedQueue[PressedStop | None | object] = TimedQueue()
         self._thread: threading.Thread | None = None
         self._has_failed = False
         if path is not None:
