@@ -340,6 +340,8 @@ class Loop:
         if self._is_over(request):
             return self._tell_end()
         self.mover.check_in_time(request.received_at, taken_at)
+        if self.mover.is_at_rest:
+            self.ticks.begin_at(taken_at)
         tick, due = self.ticks.next_after(taken_at)
         step = PendingStep(request, taken_at, due, tick)
         if self._mode is Mode.REALTIME:

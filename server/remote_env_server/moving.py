@@ -51,6 +51,11 @@ class Mover:
         self._period = spec.control_period
         self._applied_at: float | None = None
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no action is in force: since a reset, or a hold."""
+        return self._applied_at is None
+
     def apply(self, step: PendingStep, now: float, latest: Captured | None) -> None:
         """Let the robot move.
 

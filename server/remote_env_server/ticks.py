@@ -33,6 +33,10 @@ class TickClock:
             n += 1
         return self._anchor_tick + n, self._anchor + n * self._period
 
+    def begin_at(self, now: float) -> None:
+        """Let a period begin now: the next tick is a whole period away. Ticks are counted on."""
+        self._anchor_tick, self._anchor = self.next_after(now)[0] - 1, now
+
     def note_done(self, tick: int, due: float, now: float) -> None:
         """Note when the work of a tick was done.
 
