@@ -15,6 +15,7 @@ from remote_env.protocol.messages import (
     arrays_field,
     wire_fields,
 )
+from remote_env.protocol.values import is_plain_map
 from remote_env.protocol.wiretypes import FLOATS, MAP, NAMED, TEXTS, UINT, UINTS, WireType
 
 __all__ = ["SCHEMAS", "Schema", "Usual"]
@@ -67,8 +68,8 @@ class Usual:
         self._lists_of_uints = [i for i, wire_type in enumerate(types) if wire_type is UINTS]
         self._lists_of_floats = [i for i, wire_type in enumerate(types) if wire_type is FLOATS]
         self._lists = [i for i, kind in enumerate(self._read) if kind is list]
-        # Maps, which may hold anything, and lists of text.
-        self._empty = [i for i, wire_type in enumerate(types) if wire_type in (MAP, NAMED, TEXTS)]
+        self._maps = [i for i, wire_type in enumerate(types) if wire_type in (MAP, NAMED)]
+        self._texts = [i for i, wire_type in enumerate(types) if wire_type is TEXTS]
 
     def are_written(self, values: Sequence[Any]) -> bool:
         """Whether these values of a message may be written as they are."""
@@ -83,8 +84,11 @@ class Usual:
         return values
 
     def _are_right(self, values: Sequence[Any]) -> bool:
-        for i in self._empty:
+        for i in self._texts:
             if values[i]:
+                return False
+        for i in self._maps:
+            if values[i] and not is_plain_map(values[i]):
                 return False
         integers, numbers = [values[i] for i in self._uints], []
         for i in self._lists_of_uints:

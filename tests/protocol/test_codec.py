@@ -25,8 +25,10 @@ from remote_env.protocol import (
     Reset,
     ResetDone,
     Step,
+    StepDone,
     Subscribed,
     Welcome,
+    codec,
     decode,
     encode,
 )
@@ -783,3 +785,74 @@ def test_a_secret_is_not_shown(name):
 
 def test_a_heartbeat_fits_into_one_packet():
     assert len(frame_of(Heartbeat())) == 25
+
+
+# What most maps are, and what looks like it and is not.
+NEARLY_PLAIN = st.dictionaries(
+    st.sampled_from(["a", "b", "$a", "$t", "é", "\ud800", 0]),
+    st.floats()
+    | st.booleans()
+    | st.none()
+    | st.sampled_from([0, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64])
+    | st.sampled_from(["", "text", "é", "\ud800"])
+    | st.binary(max_size=2)
+    | st.lists(st.floats(), max_size=1)
+    | st.integers(0, 3).map(np.uint8),
+    max_size=3,
+)
+
+
+def slowly(message, monkeypatch):
+    """Return its schema, with which each field is looked at by itself."""
+    schema = codec.SCHEMAS[message.KIND]
+    monkeypatch.setitem(codec.SCHEMAS, message.KIND, dataclasses.replace(schema, usual=None))
+
+
+def outcome_of(call):
+    try:
+        return call()
+    except (LocalProtocolError, RemoteProtocolError) as error:
+        return type(error), str(error)
+
+
+# All of whose fields are what they usually are.
+USUAL = dataclasses.replace(GOLDEN["08-step-done"], reward=0.5, info={}, remote={})
+
+
+def check_quick_as_slow(message):
+    """Check that what is checked at once is as what is checked one by one."""
+    quick = outcome_of(lambda: frame_of(message))
+    with pytest.MonkeyPatch.context() as patch:
+        slowly(message, patch)
+        assert outcome_of(lambda: frame_of(message)) == quick
+        if isinstance(quick, tuple):
+            return
+        read_slowly = outcome_of(lambda: read(quick))
+    assert exactly(outcome_of(lambda: read(quick))) == exactly(read_slowly)
+
+
+@given(messages_of(StepDone))
+def test_an_answer_is_read_and_written_alike_at_once_and_one_by_one(message):
+    check_quick_as_slow(message)
+
+
+@MANY
+@given(NEARLY_PLAIN)
+def test_a_map_is_read_and_written_alike_at_once_and_one_by_one(values):
+    check_quick_as_slow(dataclasses.replace(USUAL, info=values))
+
+
+def test_what_is_usual_is_checked_at_once():
+    schema = codec.SCHEMAS[USUAL.KIND]
+    for info in ({}, {"a": 0.5, "b": 3, "c": "text", "d": None}):
+        values = schema.values_of(dataclasses.replace(USUAL, info=info, remote=info))
+        assert schema.usual.are_written(values)
+    assert not schema.usual.are_written(
+        schema.values_of(dataclasses.replace(USUAL, info={"a": [0.5]}))
+    )
+
+
+def test_a_map_that_is_too_long_is_refused_at_once_too():
+    done = dataclasses.replace(USUAL, info={str(i): 0.0 for i in range(1025)})
+    with pytest.raises(LocalProtocolError, match="1025 items"):
+        frame_of(done)
