@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from remote_env.protocol.arrays import ArraySpec, place
+from remote_env.protocol.arrays import place
 from remote_env.protocol.pool import BufferPool
 from remote_env.spaces import SpaceCodec
 from remote_env.translation import Arrays
@@ -59,8 +59,10 @@ class Batches:
             codec: Of the space of one observation.
             copy: Whether every batch is the learner's own; if not, there is one.
         """
-        self._specs = list(codec.layout)
+        self._shapes = [(spec.dtype, spec.shape) for spec in codec.layout]
+        self._sizes = [spec.nbytes for spec in codec.layout]
         self._build = _builder_of(codec.space)
+        self._places: dict[int, tuple[list[int], int]] = {}  # of so many rows
         self._copy = copy
         self._pool = BufferPool()
         self._one: Batch | None = None
@@ -69,22 +71,18 @@ class Batches:
         """Return a batch of so many rows; what stands in it is not said."""
         if self._one is not None and not self._copy and len(self._one.leaves[0]) == count:
             return self._one
-        shapes = [(count, *spec.shape) for spec in self._specs]
-        sizes = [_size(spec, count) for spec in self._specs]
-        offsets, size = place(sizes)
+        if count not in self._places:
+            self._places[count] = place([count * size for size in self._sizes])
+        offsets, size = self._places[count]
         memory = self._pool.take(size)
         leaves: list[NDArray[Any]] = [
-            np.ndarray(shape, spec.dtype, memory, offset)
-            for shape, spec, offset in zip(shapes, self._specs, offsets, strict=True)
+            np.ndarray((count, *shape), dtype, memory, offset)
+            for (dtype, shape), offset in zip(self._shapes, offsets, strict=True)
         ]
         self._one = batch = Batch(leaves, self._build)
         if self._copy:
             self._one = None
         return batch
-
-
-def _size(spec: ArraySpec, count: int) -> int:
-    return count * spec.nbytes
 
 
 def _builder_of(space: spaces.Space[Any]) -> Callable[[Arrays], Any]:

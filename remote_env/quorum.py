@@ -75,7 +75,15 @@ class Quorum:
         for slot in slots:
             if slot.row is not None:  # it failed at once, or it is back since
                 batch.keep(slot.index, slot.last)
-        self.gather(lambda: all(s.row is not None or s.is_down for s in slots), batch.keep)
+        left = list(slots)
+
+        def is_enough() -> bool:
+            # Asked after each answer: to go through all of them each time is N squared.
+            while left and (left[-1].row is not None or left[-1].is_down):
+                left.pop()
+            return not left
+
+        self.gather(is_enough, batch.keep)
         for slot in slots:
             if slot.row is None:
                 batch.keep(slot.index, slot.last)
@@ -93,9 +101,10 @@ class Quorum:
             TooFewRobotsError: If that was in vain.
         """
         self._fleet.gather(is_enough, until=until, keep=keep)
+        down = [slot for slot in self._fleet.slots if slot.is_down]
         # Whoever fell just now is told so first.
-        has_fallen = any(slot.is_down and slot.row is not None for slot in self._fleet.slots)
-        if self._fleet.count_up < self._min_envs and not has_fallen:
+        has_fallen = any(slot.row is not None for slot in down)
+        if len(self._fleet.slots) - len(down) < self._min_envs and not has_fallen:
             patience = time.monotonic() + self._reconnect_timeout
             patience = patience if until is None else min(until, patience)
             self._fleet.gather(

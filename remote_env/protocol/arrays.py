@@ -194,6 +194,7 @@ class Layout(Sequence[ArraySpec]):
     """An agreed list of arrays.
 
     Attributes:
+        specs: The arrays, in order; the same as the layout itself, and quicker to go through.
         nbytes: Bytes from the start of the payload to the end of the last array.
         places: Dtype, shape and number of bytes of each array, and where in the payload it begins.
         small: Puts the bytes of all arrays into a payload, in one call; None if one of them is so
@@ -202,18 +203,18 @@ class Layout(Sequence[ArraySpec]):
         sizes: How many bytes those have that were encoded, in a layout of ``with_sizes``.
     """
 
-    __slots__ = ("_specs", "_without", "encoded", "nbytes", "places", "sizes", "small")
+    __slots__ = ("_without", "encoded", "nbytes", "places", "sizes", "small", "specs")
 
     def __init__(self, specs: Iterable[ArraySpec] = (), sizes: Sequence[int] = ()) -> None:
         self.sizes = sizes
-        self._specs = tuple(specs)
+        self.specs = tuple(specs)
         self._without: dict[tuple[int, ...], Layout] = {}
-        self.encoded = tuple(i for i, spec in enumerate(self._specs) if spec.codec != RAW)
-        taken = [spec.nbytes for spec in self._specs]
+        self.encoded = tuple(i for i, spec in enumerate(self.specs) if spec.codec != RAW)
+        taken = [spec.nbytes for spec in self.specs]
         offsets, self.nbytes = place(taken)
         self.places = tuple(
             (spec.dtype, spec.shape, size, offset)
-            for spec, size, offset in zip(self._specs, taken, offsets, strict=True)
+            for spec, size, offset in zip(self.specs, taken, offsets, strict=True)
         )
         self.small: struct.Struct | None = None
         if all(size < COPY_BELOW for size in taken):
@@ -225,7 +226,7 @@ class Layout(Sequence[ArraySpec]):
     @property
     def names(self) -> tuple[str, ...]:
         """The names, in order."""
-        return tuple(spec.name for spec in self._specs)
+        return tuple(spec.name for spec in self.specs)
 
     def subset(self, names: Iterable[str]) -> Layout:
         """Return the layout of some of the arrays, in the order given.
@@ -233,7 +234,7 @@ class Layout(Sequence[ArraySpec]):
         Raises:
             KeyError: With the name that is not among them.
         """
-        by_name = {spec.name: spec for spec in self._specs}
+        by_name = {spec.name: spec for spec in self.specs}
         return Layout(by_name[name] for name in names)
 
     def replaced(self, specs: Iterable[ArraySpec]) -> Layout:
@@ -273,7 +274,7 @@ class Layout(Sequence[ArraySpec]):
             raise RemoteProtocolError(
                 f"{len(self.encoded)} arrays are encoded, and their sizes are {_shown(sizes)}"
             )
-        specs = list(self._specs)
+        specs = list(self.specs)
         for index, size in zip(self.encoded, sizes, strict=True):
             spec = specs[index]
             if type(size) is not int or not 0 < size <= spec.most_encoded:
@@ -288,26 +289,26 @@ class Layout(Sequence[ArraySpec]):
         """Return the same names and shapes with other dtypes, one per array."""
         return Layout(
             ArraySpec(spec.name, dtype, spec.shape)
-            for spec, dtype in zip(self._specs, dtypes, strict=True)
+            for spec, dtype in zip(self.specs, dtypes, strict=True)
         )
 
     def __len__(self) -> int:
-        return len(self._specs)
+        return len(self.specs)
 
     def __iter__(self) -> Iterator[ArraySpec]:
-        return iter(self._specs)
+        return iter(self.specs)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._specs[index]
+        return self.specs[index]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Layout) and self._specs == other._specs
+        return isinstance(other, Layout) and self.specs == other.specs
 
     def __hash__(self) -> int:
-        return hash(self._specs)
+        return hash(self.specs)
 
     def __repr__(self) -> str:
-        return f"Layout({', '.join(f'{s.name}: {s.shape} {s.dtype}' for s in self._specs)})"
+        return f"Layout({', '.join(f'{s.name}: {s.shape} {s.dtype}' for s in self.specs)})"
 
 
 NO_ARRAYS: Final = Layout()

@@ -299,7 +299,7 @@ class Connection:
         unchanged = () if isinstance(message, ResetDone) else message.unchanged
         if unchanged and not set(unchanged) <= set(self._kept.indices):
             raise blame(f"arrays {unchanged!r:.200} are left out, which nobody keeps")
-        allowed = (0, len(self.layouts.observation))
+        allowed = (0, len(self.layouts.observation.places))
         if len(message.sequences) not in allowed or len(message.stamps) not in allowed:
             raise blame(f"there must be {allowed[1]} sequences and stamps, or none")
 

@@ -17,12 +17,12 @@ now and then (``keeper.py`` does).
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
 import time
 from collections import deque
-from secrets import token_bytes
 from typing import Final
 
 from remote_env.errors import ConnectionLostError, DeadlineExceededError
@@ -81,7 +81,7 @@ class FastLink:
         if not self._library.is_open:
             raise self._lost()
         data = frame[0] if len(frame) == 1 else b"".join(frame)
-        key = token_bytes(4)
+        key = os.urandom(4)
         masked = fast_frames.binary_header(len(data), key=key) + fast_frames.mask(data, key)
         try:
             self._send_whole(masked)
@@ -111,13 +111,15 @@ class FastLink:
         """See ``Link.receive_nowait``."""
         if self._kept:
             return self._kept.popleft()
-        with self._receiving, contextlib.suppress(_LateError):
+        with self._receiving:
             now = time.monotonic()
-            while (frame := self._next(now)) is None:
-                if not self._read(0.0):
-                    return None
+            try:
+                while (frame := self._next(now)) is None:
+                    if not self._read(0.0):
+                        return None
+            except _LateError:
+                return None
             return frame
-        return None
 
     def fileno(self) -> int:
         """See ``Link.fileno``."""
