@@ -50,6 +50,7 @@ __all__ = [
     "Limits",
     "decode",
     "encode",
+    "kind_of",
     "read_prefix",
 ]
 
@@ -59,6 +60,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 # magic, wire version, kind, two reserved fields, header size, payload size, request id
 _PREFIX: Final = struct.Struct("<3sBBBHIIQ")
 PREFIX_SIZE: Final = _PREFIX.size
+_KIND_AT: Final = 4
 _MAGIC: Final = b"RRE"
 _UNCHANGED: Final = "unchanged"
 _TEXT_ONLY: Final = {str}
@@ -162,16 +164,17 @@ def _agreed_arrays(
     if schema.arrays is None:
         return layout, ()
     arrays: Sequence[NDArray[Any]] = getattr(message, schema.arrays[0])
-    if len(arrays) != len(layout):
+    agreed = len(layout.places)
+    if len(arrays) != agreed:
         unchanged = getattr(message, _UNCHANGED, ())
-        if len(arrays) != len(layout) + len(unchanged):
+        if len(arrays) != agreed + len(unchanged):
             raise LocalProtocolError(
-                f"{type(message).__name__} has {len(arrays)} arrays, and {len(layout)} were agreed"
+                f"{type(message).__name__} has {len(arrays)} arrays, and {agreed} were agreed"
             )
         arrays = [array for i, array in enumerate(arrays) if i not in unchanged]
     if layout.encoded:
         layout = layout.with_sizes([arrays[i].nbytes for i in layout.encoded])
-    for spec, array in zip(layout, arrays, strict=True):
+    for spec, array in zip(layout.specs, arrays, strict=True):
         if array.dtype is not spec.dtype or array.shape != spec.shape:
             spec.check(array)
     return layout, arrays
@@ -227,6 +230,11 @@ def _place_large(head: bytes, arrays: Sequence[NDArray[Any]], layout: Layout) ->
     if current:
         parts.append(current)
     return parts
+
+
+def kind_of(frame: Buffer) -> int:
+    """Return what kind of message a frame says that it holds; nothing of it is checked."""
+    return frame[_KIND_AT] if len(frame) > _KIND_AT else -1
 
 
 def read_prefix(frame: Buffer, limits: Limits) -> tuple[int, int, int, int]:
@@ -296,7 +304,8 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
     if layout.encoded:
         layout = layout.with_sizes(surplus.pop(0) if surplus else None)
     arrays = _read_arrays(view[start:], layout, _described(surplus, schema) if surplus else ())
-    extra = arrays[len(layout) :]
+    count = len(layout.places)
+    extra = arrays[count:]
     if schema.usual is None or (values := schema.usual.read(header)) is None:
         values = [
             raw if type(raw) is exact else wire_type.check(
@@ -305,7 +314,7 @@ def decode(frame: Buffer, layouts: Layouts, *, limits: Limits) -> Message:
             for raw, (_, wire_type, exact) in zip(header, schema.fields, strict=True)
         ]  # fmt: skip
     if schema.arrays is not None:
-        values.append(tuple(arrays[: len(layout)]))
+        values.append(tuple(arrays[:count]))
     if schema.has_id_last:
         return schema.make(*values, message_id)
     return schema.make(message_id, *values)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _READ_SIZE: Final = 64 << 10
 _LOOK_EVERY: Final = 0.05  # at deadlines, in seconds
-_LOOK_AT_LOANS: Final = 0.01  # at who has borrowed: what else that peer says waits as long
+_LOOK_AT_LOANS: Final = 0.02  # at who has borrowed: what else that peer says waits as long
 _MOST_ACCEPTED: Final = 16  # in a turn
 # After the system had no file left for another connection, in seconds.
 _ACCEPT_AGAIN_AFTER: Final = 1.0

@@ -9,8 +9,8 @@ that was agreed (``shared_memory.py``): one copy, and a short reference in its p
 
 What comes in: usual frames (``fast_frames.py``) are cut out; everything else is fed to the
 Sans-I/O protocol of the ``websockets`` library, which shakes hands, answers pings, joins
-fragments, and closes. ``fast_listener.py`` drives it, on the network thread; in lockstep the
-control thread reads what its learner sends (``lending.py``).
+fragments, and closes. ``fast_listener.py`` drives it, on the network thread; while it waits for
+a step, the control thread reads what its learner sends (``lending.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from remote_env.transport.base import Accept, Frame, FrameHandler
 from remote_env.transport.connecting import SUBPROTOCOL
 from remote_env.transport.incoming import Incoming
 from remote_env.transport.kernel import cut_off, unsent
-from remote_env.transport.lending import LendsItself
+from remote_env.transport.lending import Borrower, LendsItself
 from remote_env.transport.listening import CLOSE_TIMEOUT, OPEN_TIMEOUT, PING_EVERY, PONG_WITHIN
 from remote_env.transport.outbox import Outbox
 from remote_env.transport.shared_memory import LEAST, Lender
@@ -138,7 +138,7 @@ class FastConnection(LendsItself):
             return False
         return bool(self._incoming) and not self._is_over
 
-    def read_lent(self, scratch: bytearray) -> bool:
+    def read_lent(self, scratch: bytearray, borrower: Borrower) -> bool:
         """See ``LendsItself.read_lent``."""
         try:
             size = self._incoming.read(scratch)
@@ -146,7 +146,12 @@ class FastConnection(LendsItself):
             return True
         self._heard_at = time.monotonic()
         while (frame := self._incoming.cut()) is not None:
+            if not borrower.takes(frame):
+                self._incoming.put_back(frame)
+                return False
             self._hand_over(frame)
+            if borrower.takes_one and self._incoming:
+                return False
         return size > 0 and not self._incoming.is_for_library
 
     @property

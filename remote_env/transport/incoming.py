@@ -22,11 +22,12 @@ class Incoming:
         self._sock = sock
         self._library = library
         self._data = bytearray()
+        self._put_back: bytearray | None = None
         self._passing = 0  # how much of what comes next is for the library
 
     def __bool__(self) -> bool:
         """Whether something came that was not taken up."""
-        return bool(self._data)
+        return bool(self._data) or self._put_back is not None
 
     @property
     def is_for_library(self) -> bool:
@@ -50,6 +51,9 @@ class Incoming:
 
     def cut(self) -> bytearray | None:
         """Return the next frame, without its mask, if it is a usual one and all of it is here."""
+        if self._put_back is not None:
+            frame, self._put_back = self._put_back, None
+            return frame
         data = self._data
         if self._passing or self._library.protocol.state is State.CONNECTING:
             return None
@@ -66,6 +70,10 @@ class Incoming:
         frame = bytearray(fast_frames.mask(data[header.size : end], key))
         del data[:end]
         return frame
+
+    def put_back(self, frame: bytearray) -> None:
+        """Let ``cut`` return the frame that it returned last, once more."""
+        self._put_back = frame
 
     def cut_for_library(self) -> bytes:
         """Return what is here of the next frame, or of the handshake, if that is the library's."""

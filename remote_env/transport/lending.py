@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from remote_env.protocol.codec import Buffer
+
 __all__ = ["Borrower", "LendsItself", "Loan"]
 
 logger = logging.getLogger(__name__)
@@ -23,10 +25,20 @@ _READ_SIZE: Final = 64 << 10
 
 
 class Borrower(Protocol):
-    """Who waits for what a peer sends."""
+    """Who waits for what a peer sends.
+
+    Attributes:
+        takes_one: Whether it takes up no more than one frame in a turn; if there are more, the
+            network thread goes on.
+    """
+
+    takes_one: bool
 
     def borrow(self, loan: Loan) -> None:
         """Take a loan, in place of any before; never blocks. Called by the network thread."""
+
+    def takes(self, frame: Buffer) -> bool:
+        """Whether it takes up a frame; with one that it does not, the network thread goes on."""
 
     def is_away(self) -> bool:
         """Whether it has read nothing and has not waited since this was asked last."""
@@ -73,7 +85,7 @@ class Loan:
             if self._is_over:
                 return
             try:
-                goes_on = self._connection.read_lent(self._scratch)
+                goes_on = self._connection.read_lent(self._scratch, self.borrower)
             except Exception:  # a bug of ours: as on the network thread
                 logger.exception("the connection of %s failed", self._connection.peer_name)
                 self._network.call(self._connection.end)
@@ -151,8 +163,8 @@ class LendsItself:
         """Send what waits, and tell the network thread what to look for."""
         raise NotImplementedError
 
-    def read_lent(self, scratch: bytearray) -> bool:
-        """Take up what came; return whether whoever did it may go on reading."""
+    def read_lent(self, scratch: bytearray, borrower: Borrower) -> bool:
+        """Take up what came, and the borrower takes; return whether it may go on reading."""
         raise NotImplementedError
 
     def end(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import select
 import sys
 import threading
 import time
@@ -19,11 +18,11 @@ from remote_env.errors import (
     RobotFaultError,
 )
 from remote_env.protocol.values import Value
+from remote_env.spaces import SpaceCodec
 from remote_env.spec import Mode, RobotSpec
-from remote_env.timed_queue import TimedQueue
 from remote_env.transport import FrameSink
 from remote_env_server.loop import Loop
-from remote_env_server.mailbox import Mailbox
+from remote_env_server.mailbox import LARGEST_STEP, Mailbox
 from remote_env_server.requests import (
     Captured,
     HoldRequest,
@@ -74,10 +73,8 @@ class ControlLoop:
         self._mode = mode
         self._is_realtime = mode is not Mode.LOCKSTEP
         self._realtime_priority = realtime_priority
-        self._mailbox: TimedQueue[Request | None] | Mailbox = TimedQueue()
-        self._borrower: Mailbox | None = None
-        if not self._is_realtime and hasattr(select, "poll"):
-            self._mailbox = self._borrower = Mailbox()
+        self._mailbox = Mailbox(is_realtime=self._is_realtime)
+        self._may_follow = True
         self._thread = threading.Thread(target=self._run, name="remote-env control", daemon=True)
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -160,19 +157,19 @@ class ControlLoop:
 
     def submit(self, request: Request) -> None:
         """Hand a request over; never blocks. Safe from any thread."""
-        if self._ready.is_set() and not self._thread.is_alive():
+        if self._ended.is_set():
             if not isinstance(request, HoldRequest):
                 request.finish(RobotFaultError("the robot's server is stopping"))
             return
         self._mailbox.put(request)
 
     def follow(self, sink: FrameSink) -> None:
-        """Read what a peer sends next on the control thread, in lockstep, if its transport can.
+        """Read what a peer sends next on the control thread, if its transport can; never blocks.
 
-        Never blocks. In real time the network thread reads: this one has periods to keep.
+        In real time that is for steps that are small.
         """
-        if self._borrower is not None:
-            sink.lend(self._borrower)
+        if self._may_follow:
+            sink.lend(self._mailbox)
 
     def emergency_stop(self, by: str) -> None:
         """Stop the robot ahead of everything that waits; never blocks. Safe from any thread.
@@ -261,6 +258,8 @@ class ControlLoop:
                 sharpen_timers()
             sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
             self._loop.open()
+            size = SpaceCodec(self.spec.action_space, root="action").layout.nbytes
+            self._may_follow = not self._is_realtime or size <= LARGEST_STEP // 2
             self._try_priority()
         except BaseException as error:
             self._failure = error
@@ -272,8 +271,7 @@ class ControlLoop:
             while not self._stopping.is_set():
                 self._serve_next()
         finally:
-            if self._borrower is not None:
-                self._borrower.close()
+            self._mailbox.close()
             self._loop.close()
 
     def _try_priority(self) -> None:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from beside import wait_for
 from sample_robots import Counter, Rig
 
 from remote_env import RobotClient, errors
@@ -25,6 +26,23 @@ def test_an_observation_comes_at_the_end_of_the_control_period(serve, connect, s
     for _ in range(25):
         env.step(ZERO)
     assert 0.48 <= time.monotonic() - started <= 0.5 + 0.2 * slowdown
+
+
+@pytest.mark.parametrize("mode", ["realtime", "delayed"])
+def test_the_first_period_of_an_episode_and_after_a_hold_is_a_whole_one(serve, connect, mode):
+    robot = Counter()
+    robot.control_hz = 10.0
+    env = connect(serve(robot, mode=mode).url)
+    for number in range(4):
+        env.reset(seed=1)
+        time.sleep(0.023 * number)  # anywhere in the period of before
+        for is_after_hold in (False, True):
+            began = time.monotonic()
+            env.step(np.zeros(2, np.float32))
+            assert time.monotonic() - began >= 0.1
+            if not is_after_hold:
+                count = len(robot.holds)
+                wait_for(lambda count=count: len(robot.holds) > count)
 
 
 def test_work_of_the_learner_within_a_period_costs_no_rate(serve, connect, slowdown):

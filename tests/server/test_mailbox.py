@@ -5,14 +5,18 @@ import socket
 import threading
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from beside import Beside, wait_for
 from sample_robots import Counter
 
 import remote_env
+from remote_env.protocol import Probe, Step
+from remote_env.protocol.codec import kind_of
 from remote_env.transport.lending import Loan as RealLoan
-from remote_env_server.mailbox import Mailbox
+from remote_env_server.mailbox import LARGEST_STEP, Mailbox
+from remote_env_server.peer import Peer
 
 
 class Loan:
@@ -220,20 +224,111 @@ def readers(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("is_lockstep", [True, False])
-def test_the_control_thread_reads_steps_in_lockstep_only(serve, readers, is_lockstep):
-    server = serve(Counter(), mode="lockstep" if is_lockstep else "realtime")
+class Many(Counter):
+    """Its actions are more than is taken up in real time."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (LARGEST_STEP // 4,), np.float32)
+
+    def apply_action(self, action):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("robot", "mode", "is_read"),
+    [
+        (Counter, "lockstep", True),
+        (Counter, "realtime", True),
+        (Counter, "delayed", True),
+        (Many, "lockstep", True),
+        (Many, "realtime", False),
+    ],
+)
+def test_the_control_thread_reads_steps(serve, readers, robot, mode, is_read):
+    server = serve(robot(), mode=mode)
     with remote_env.RemoteRobotEnv(server.url) as env:
         env.reset()
         for _ in range(30):
-            env.step(env.action_space.sample() * 0)
-    if is_lockstep:
+            env.step(np.zeros_like(env.action_space.sample()))
+    if is_read:
         assert len(readers) >= 25
         assert set(readers) == {"remote-env control"}
     else:
         assert readers == []
     server.stop()
-    assert all(sock.fileno() == -1 for sock in getattr(server._control._mailbox, "_pair", ()))
+    assert all(sock.fileno() == -1 for sock in server._control._mailbox._pair)
+
+
+def test_in_real_time_the_control_thread_takes_up_steps_and_nothing_else(serve, monkeypatch):
+    taken = []
+    on_frame = Peer.on_frame
+
+    def note(peer, frame, sink):
+        taken.append((kind_of(frame), threading.current_thread().name))
+        on_frame(peer, frame, sink)
+
+    monkeypatch.setattr(Peer, "on_frame", note)
+    server = serve(Counter(), mode="realtime")
+    with remote_env.RemoteRobotEnv(server.url) as env:
+        env.reset()
+        for _ in range(5):
+            env.step(np.zeros(2, np.float32))
+            (connection,) = server._listeners[0]._connections
+            wait_for(lambda connection=connection: connection.is_lent)
+            env.step(np.zeros(2, np.float32))
+            env._client.probe(100)
+    threads = {kind: {name for k, name in taken if k == kind} for kind, _ in taken}
+    assert len([kind for kind, _ in taken if kind == Probe.KIND]) == 5
+    assert "remote-env control" in threads.pop(Step.KIND)
+    assert all("remote-env control" not in names for names in threads.values())
+
+
+@pytest.mark.parametrize(
+    ("message", "size", "is_taken"),
+    [
+        (Step.KIND, LARGEST_STEP, True),
+        (Step.KIND, LARGEST_STEP + 1, False),
+        (Probe.KIND, 100, False),
+        (Step.KIND, 4, False),
+    ],
+)
+def test_what_is_taken_up_in_real_time(message, size, is_taken):
+    frame = (b"RRE\x05" + bytes([message]) + bytes(LARGEST_STEP))[:size].ljust(size, b"\0")
+    assert Mailbox(is_realtime=True).takes(frame) is is_taken
+    assert Mailbox().takes(frame)
+
+
+def test_a_file_that_cannot_be_selected_is_given_back(mailbox, monkeypatch):
+    monkeypatch.setattr("remote_env_server.mailbox._MOST_FILES", 3)
+    loan = Loan(mailbox)
+    mailbox.borrow(loan)
+    assert mailbox.get(timeout=5) is None
+    with pytest.raises(queue.Empty):
+        mailbox.get(timeout=0.01)
+    assert loan.given_back == 1
+    mailbox.put("else")
+    assert mailbox.get(timeout=5) == "else"
+    loan.close()
+
+
+def test_a_connection_that_ends_while_nobody_waits_is_given_back(mailbox, borrow):
+    loan = borrow()
+    with pytest.raises(queue.Empty):
+        mailbox.get(timeout=0.01)
+    loan.close()
+    with pytest.raises(queue.Empty):
+        mailbox.get(timeout=0.01)
+    assert loan.given_back == 1
+
+
+def test_a_wait_for_a_socket_is_as_exact_as_one_for_a_queue(mailbox, borrow):
+    borrow()
+    late = []
+    for _ in range(50):
+        began = time.monotonic()
+        with pytest.raises(queue.Empty):
+            mailbox.get(timeout=0.0002)
+        late.append(time.monotonic() - began - 0.0002)
+    assert min(late) < 0.0005  # poll waits for whole milliseconds
 
 
 class Slow(Counter):

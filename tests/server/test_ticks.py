@@ -55,3 +55,16 @@ def test_work_within_the_next_period_is_no_overrun():
     clock.note_done(tick, due, now=0.0199)
     assert clock.overruns == 0
     assert clock.next_after(0.0199)[1] == pytest.approx(0.02)
+
+
+@given(PERIODS, st.lists(st.floats(0.0, 100.0), min_size=1, max_size=20))
+def test_a_period_that_begins_now_is_whole_and_ticks_are_counted_on(period, pauses):
+    clock, now, last = TickClock(period, anchor=0.0), 0.0, 0
+    for pause in pauses:
+        now += pause
+        clock.begin_at(now)
+        tick, due = clock.next_after(now)
+        assert due == now + period
+        assert tick > last
+        now, last = due, tick
+    assert clock.overruns == 0

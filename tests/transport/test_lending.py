@@ -63,6 +63,11 @@ class Away:
         self.loans = queue.SimpleQueue()
         self.is_away = lambda: is_away
 
+    takes_one = False
+
+    def takes(self, frame):
+        return True
+
     def borrow(self, loan):
         self.loans.put(loan)
 
@@ -109,6 +114,35 @@ def test_what_is_for_the_library_goes_back_to_the_network_thread(listener, peer,
     assert tell(peer, b"again") == follower.ident
 
 
+def test_what_the_borrower_does_not_take_goes_back_in_order(listener, peer, follower, monkeypatch):
+    monkeypatch.setattr(follower.mailbox, "takes", lambda frame: frame != b"not this")
+    for _ in range(20):
+        lend(peer, follower.mailbox)
+        assert tell(peer, b"mine") == follower.ident
+        peer.say(frame(b"mine too") + frame(b"not this") + frame(b"behind"))
+        assert [peer.end.get() for _ in range(3)] == [b"mine too", b"not this", b"behind"]
+        assert [peer.end.threads.get() for _ in range(3)] == [
+            follower.ident,
+            listener._network_thread,
+            listener._network_thread,
+        ]
+
+
+def test_who_takes_one_frame_leaves_the_others(listener, peer, follower, monkeypatch):
+    monkeypatch.setattr(follower.mailbox, "takes_one", True)
+    monkeypatch.setattr(follower.mailbox, "takes", lambda frame: True)
+    lend(peer, follower.mailbox)
+    for _ in range(20):
+        assert tell(peer, b"one") == follower.ident
+    peer.say(frame(b"1") + frame(b"2") + frame(b"3"))
+    assert [peer.end.get() for _ in range(3)] == [b"1", b"2", b"3"]
+    assert [peer.end.threads.get() for _ in range(3)] == [
+        follower.ident,
+        listener._network_thread,
+        listener._network_thread,
+    ]
+
+
 def test_who_is_away_keeps_nobody_from_being_heard(listener, peer):
     lend(peer, away := Away(True))
     assert tell(peer, b"hello") == listener._network_thread
@@ -132,8 +166,9 @@ def test_a_loan_that_was_taken_back_reads_nothing(listener, peer):
     assert peer.end.threads.get() == listener._network_thread
 
 
-def test_what_is_in_memory_is_not_lent(listener, peer, monkeypatch):
-    monkeypatch.setattr(peer.end.sink._incoming, "_data", bytearray(b"\x82"))
+@pytest.mark.parametrize(("name", "rest"), [("_data", b"\x82"), ("_put_back", b"whole")])
+def test_what_is_in_memory_is_not_lent(listener, peer, monkeypatch, name, rest):
+    monkeypatch.setattr(peer.end.sink._incoming, name, bytearray(rest))
     peer.end.sink.lend(away := Away(False))
     listener.call((called := threading.Event()).set)
     assert called.wait(5)
