@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from remote_env.arguments import check_timeout
-from remote_env.batches import Batch, Batches, merge_infos
+from remote_env.batches import Batch, Batches
 from remote_env.choosing import choose_urls
 from remote_env.errors import (
     ActionRefusedError,
@@ -22,6 +22,7 @@ from remote_env.errors import (
 )
 from remote_env.fleet import Fleet, Row, Slot
 from remote_env.joint import check_spaces, naming
+from remote_env.merging import merge_infos
 from remote_env.protocol import OnStale
 from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_env.batches import merge_infos
+from remote_env.merging import merge_infos
 
 VALUES = st.one_of(
     st.integers(-9, 9),
@@ -29,6 +29,15 @@ def spell_out(merged):
     return merged.dtype, merged.shape, list(map(repr, merged.tolist()))
 
 
+def merge_theirs(infos):
+    theirs = gym.vector.VectorEnv()
+    theirs.num_envs = len(infos)
+    merged = {}
+    for index, info in enumerate(infos):
+        merged = theirs._add_info(merged, info, index)
+    return merged
+
+
 @given(st.data(), st.integers(1, 4))
 def test_infos_are_merged_as_gymnasium_merges_them(data, count):
     names = data.draw(st.lists(st.sampled_from(["a", "b", "final_obs", "_a"]), unique=True))
@@ -37,21 +46,29 @@ def test_infos_are_merged_as_gymnasium_merges_them(data, count):
     alike = data.draw(st.booleans())
     infos = [data.draw(deep if alike else st.one_of(deep, one)) for _ in range(count)]
 
-    def merge_theirs():
-        theirs = gym.vector.VectorEnv()
-        theirs.num_envs = count
-        merged = {}
-        for index, info in enumerate(infos):
-            merged = theirs._add_info(merged, info, index)
-        return merged
-
     try:
-        expected = merge_theirs()
+        expected = merge_theirs(infos)
     except IMPOSSIBLE:
         with pytest.raises(IMPOSSIBLE):
             merge_infos(infos)
         return
     assert spell_out(merge_infos(infos)) == spell_out(expected)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1.0}, {"b": 2.0}),
+        ({"a": 1.0, "deep": {"c": 1}}, {"a": 2.0, "deep": {"d": 1}}),
+        ({"a": np.ones(2)}, {"a": np.full(2, 0.1, np.float32)}),
+        ({"a": np.ones(2, np.int64)}, {"a": np.full(2, 0.5)}),
+        ({"a": 1, "b": 2.0}, {"b": 3.0, "a": 4}),
+        ({"a": {}}, {"a": {}}),
+        ({}, {}),
+    ],
+)
+def test_what_is_nearly_alike_is_merged_as_gymnasium_merges_it(one, other):
+    assert spell_out(merge_infos([one, other])) == spell_out(merge_theirs([one, other]))
 
 
 def test_nobody_else_sees_what_is_written_to_merged_infos():
