@@ -295,3 +295,22 @@ def test_a_step_that_is_not_whole_is_left_out():
     found = list(lines([*LEARNER_CALLS, *later], SERVER_CALLS))
     assert len(found) == 1
     assert means(found)[THERE] == pytest.approx(0.005)
+
+
+@LINUX
+def test_bare_robots_answer():
+    found = subprocess.run(
+        [
+            sys.executable,
+            "benchmarks/bare_robots.py",
+            *("--robots", "2", "--payloads", "P3", "--seconds", "0.05", "--rounds", "1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    cells = found.stdout.splitlines()[-1].split("|")
+    assert cells[1].strip() == "P3, 2"
+    assert all("us" in cell for cell in cells[2:4])
