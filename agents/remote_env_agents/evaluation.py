@@ -204,6 +204,7 @@ def evaluate(
     patience: float = 30.0,
     on_episode: Callable[[Episode], object] = lambda episode: None,
     executor: Executor | None = None,
+    spec: RobotSpec | None = None,
 ) -> Evaluation:
     """Run a policy on robots of one kind, once for each episode of a list. They move.
 
@@ -234,14 +235,16 @@ def evaluate(
         on_episode: Called by this thread for each episode, also a spoiled one, as soon as it is
             over; not for those that ``results`` had already.
         executor: What has the episodes done; threads of this process if None.
+        spec: What the robots are, if that is known from before: then those that are away at the
+            beginning are waited for like those that are lost later.
 
     Raises:
         ConfigurationError: If the policy does not fit these robots, or ``results`` is of another
             evaluation, or is being written by another process.
         ActionRefusedError: If a robot refuses what the policy wants.
         UnknownOptionError: If a robot does not know an option.
-        TransportError: If a robot cannot be reached at the beginning; of one that goes on with
-            ``results``, if none can.
+        TransportError: If a robot cannot be reached at the beginning and ``spec`` is None; of
+            an evaluation that goes on with ``results``, if none can.
         RemoteEnvError: If all robots are lost: what the last one failed with.
     """
     keys = list_of_episodes(episodes, seed=seed, options=options)
@@ -251,7 +254,8 @@ def evaluate(
     complete = None if results is None else complete_results(Path(results), known_as, keys)
     if complete is not None:
         return complete
-    spec = look_at_robots(urls, token=token, results=results)
+    if spec is None:
+        spec = look_at_robots(urls, token=token, results=results)
     acting = as_policy(policy, spec)
     job = _job(acting, tuple(urls), spec, streams=streams, token=token, patience=patience)
     about = About.now(

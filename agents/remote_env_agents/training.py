@@ -307,6 +307,7 @@ def _evaluator(run: _Run) -> Callable[[Any, Callable[[int], object]], Evaluation
             episodes=config.eval_episodes,
             streams=run.streams,
             token=run.token,
+            spec=run.spec,
             on_episode=lambda episode: tell(next(over)),
         )
 

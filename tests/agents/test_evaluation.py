@@ -8,6 +8,7 @@ from reaching import Reach, Silent, stay, straight_to_the_goal
 
 from remote_env import ActionRefusedError, ConfigurationError, RobotFaultError, TransportError
 from remote_env_agents import EpisodeKey, RandomPolicy, evaluate
+from remote_env_agents.robots import look_at
 
 
 def seeds_of(evaluation):
@@ -165,6 +166,17 @@ def test_robots_of_two_kinds_are_refused(serve):
 
     with pytest.raises(ConfigurationError, match="has not the same spaces, streams and mode as"):
         evaluate(stay, [serve(Reach()).url, serve(Other()).url])
+
+
+def test_a_robot_that_is_known_may_be_away_at_the_beginning(serve):
+    away, here = serve(Reach()), serve(Reach()).url
+    spec = look_at([away.url, here])
+    away.stop()
+    evaluation = evaluate(straight_to_the_goal, [away.url, here], episodes=8, seed=3, spec=spec)
+    assert seeds_of(evaluation) == list(range(3, 11))
+    assert len(evaluation.of_robot(here).episodes) == 8
+    with pytest.raises(TransportError):
+        evaluate(stay, [away.url], episodes=1, spec=spec, patience=0.3)
 
 
 def test_a_robot_that_is_not_there_at_the_beginning_is_an_error(serve):

@@ -25,7 +25,8 @@ from remote_env_agents.buffers import RobotDictReplayBuffer, RobotHerReplayBuffe
 from remote_env_agents.presets import make_model, resolve
 from remote_env_agents.robots import look_at
 from remote_env_agents.rollouts import RobotDictRolloutBuffer
-from remote_env_server import CameraConfig, Outcome, ProprioConfig
+from remote_env_agents.watcher import Watcher
+from remote_env_server import CameraConfig, Outcome, ProprioConfig, RobotServer
 
 
 @pytest.fixture(autouse=True)
@@ -339,6 +340,30 @@ def test_training_leaves_no_thread_behind(serve):
     train(TrainConfig((url,), steps=64, hyperparameters=TINY, eval_every=32, eval_episodes=2))
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not any(name.startswith("remote-env evaluation") for name in left)
+
+
+def test_a_robot_may_be_away_when_an_evaluation_begins(serve, monkeypatch):
+    servers = [serve(Reach()), serve(Reach())]
+    urls = tuple(server.url for server in servers)
+    evaluated = []
+    evaluate_then = Watcher.evaluate
+
+    def evaluate_without_one(watcher):
+        servers[1].stop()
+        evaluate_then(watcher)
+        evaluated.append(watcher.evaluation)
+        servers[1] = RobotServer(Reach(), port=int(urls[1].rpartition(":")[2]))
+        servers[1].start()
+
+    monkeypatch.setattr(Watcher, "evaluate", evaluate_without_one)
+    options = {"hyperparameters": TINY, "eval_every": 1024, "eval_episodes": 4}
+    try:
+        train(TrainConfig(urls, steps=2048, **options))
+    finally:
+        servers[1].stop()
+    assert len(evaluated) == 2
+    for evaluation in evaluated:
+        assert len(evaluation.of_robot(urls[0]).episodes) == 4
 
 
 def test_episodes_that_would_never_end_are_cut_and_that_is_said(serve, tmp_path):
