@@ -32,7 +32,7 @@ from remote_env.protocol import (
     decode,
     encode,
 )
-from remote_env.protocol.codec import CLIENT_LIMITS, SERVER_LIMITS
+from remote_env.protocol.codec import CLIENT_LIMITS, SERVER_LIMITS, kind_of
 from remote_env.protocol.messages import wire_fields
 from tests.golden.expected import GOLDEN, LAYOUTS
 from tests.protocol.exactly import exactly
@@ -94,6 +94,16 @@ def test_the_first_24_bytes_are_as_documented():
     assert frame[:24].hex(" ") == (
         "52 52 45 05 0c 00 00 00 0a 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11"
     )
+
+
+@pytest.mark.parametrize("message", GOLDEN.values(), ids=GOLDEN)
+def test_the_kind_of_a_frame_is_told_without_reading_it(message):
+    frame = frame_of(message)
+    assert kind_of(frame) == kind_of(memoryview(frame)[:5]) == message.KIND
+
+
+def test_what_is_too_short_to_have_a_kind_has_none():
+    assert kind_of(b"") == kind_of(frame_of(GOLDEN["07-step"])[:4]) == -1
 
 
 def test_a_message_without_fields_is_a_prefix_and_an_empty_array():

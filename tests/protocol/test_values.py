@@ -5,7 +5,13 @@ from hypothesis import given
 
 from remote_env.errors import LocalProtocolError, RemoteProtocolError
 from remote_env.protocol import UnsupportedValueError, drop_unsupported
-from remote_env.protocol.values import MAX_DEPTH, MAX_ITEMS, pack_value, unpack_value
+from remote_env.protocol.values import (
+    MAX_DEPTH,
+    MAX_ITEMS,
+    is_plain_map,
+    pack_value,
+    unpack_value,
+)
 from tests.protocol.exactly import exactly
 from tests.protocol.strategies import values
 
@@ -51,6 +57,41 @@ def test_every_value_comes_back_with_its_exact_types(value):
 )
 def test_what_msgpack_has_not_goes_as_a_map_with_one_reserved_key(value, packed):
     assert pack_value(value, []) == packed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 0.5, "b": True, "c": None, "d": b"\xff", "e": "text", "f": 1},
+        {"least": -(2**63), "largest": 2**64 - 1},
+    ],
+    ids=repr,
+)
+def test_numbers_and_text_by_name_are_plain_maps(value):
+    assert is_plain_map(value)
+    assert pack_value(value, []) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: 0.5},
+        {"a": 0.5, 1: 0.5},
+        {"$a": 0.5},
+        {"é": 0.5},
+        {"a": "é"},
+        {"a": "text", "b": "\ud800"},
+        {"a": 0, "b": 2**64},
+        {"a": 0, "b": -(2**63) - 1},
+        {"a": [0.5]},
+        {"a": 0.5, "b": {}},
+        {"a": np.float64(0.5)},
+        {str(i): 0.5 for i in range(MAX_ITEMS + 1)},
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_any_other_map_is_looked_at_value_by_value(value):
+    assert not is_plain_map(value)
 
 
 def test_arrays_go_by_reference_and_keep_their_number_of_dimensions():
