@@ -11,19 +11,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from remote_env.batches import Batches
 from remote_env.errors import ConfigurationError, LocalProtocolError
 from remote_env.fleet import Fleet, Row, Slot
-from remote_env.joint import check_spaces, check_urls, naming
+from remote_env.joint import check_spaces, check_urls
 from remote_env.member import Member
 from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec
 from remote_env.translation import Arrays
-from remote_env.vector_arguments import check_finite
+from remote_env.vector_arguments import Actions
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import (
@@ -114,6 +113,7 @@ class RemoteRobotVecEnv(VecEnv):
     def _adopt_spaces(self) -> None:
         check_spaces(self.urls, self.envs, hint=" with env_kwargs")
         first = self.envs[0]
+        self._actions = Actions(first.action_space, len(self.urls))
         self._codec = SpaceCodec(first.observation_space, root="observation")
         self._batches = Batches(self._codec, copy=True)
         try:
@@ -180,12 +180,7 @@ class RemoteRobotVecEnv(VecEnv):
             raise LocalProtocolError("step before reset; call env.reset() first")
         if len(actions) != self.num_envs:
             raise LocalProtocolError(f"{len(actions)} actions for {self.num_envs} robots")
-        if isinstance(self.action_space, spaces.Box):
-            check_finite(actions)
-        prepared = []
-        for slot, action in zip(slots, actions, strict=True):
-            with naming(slot.member.url):
-                prepared.append(slot.member.prepare(action))
+        prepared = self._actions.prepare(actions, self.envs)
         self._fleet.step(slots, prepared)
 
     def step_wait(self) -> VecEnvStepReturn:

@@ -15,26 +15,22 @@ from numpy.typing import NDArray
 from remote_env.arguments import check_timeout
 from remote_env.batches import Batch, Batches
 from remote_env.choosing import choose_urls
-from remote_env.errors import (
-    ActionRefusedError,
-    ConfigurationError,
-    LocalProtocolError,
-)
+from remote_env.errors import ConfigurationError, LocalProtocolError
 from remote_env.fleet import Fleet, Row, Slot
-from remote_env.joint import check_spaces, naming
+from remote_env.joint import check_spaces
 from remote_env.merging import merge_infos
 from remote_env.protocol import OnStale
 from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec
 from remote_env.stream_requests import StreamRequest
 from remote_env.vector_arguments import (
+    Actions,
     Flags,
     check_seeds,
     count_robots,
     least_steps,
     list_urls,
     split_mask,
-    take_apart,
 )
 from remote_env.vector_base import Robots
 
@@ -211,6 +207,7 @@ class RemoteRobotVectorEnv(Robots):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.single_action_space = first.action_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._actions = Actions(self.single_action_space, self.num_envs)
         self._codec = SpaceCodec(self.single_observation_space, root="observation")
         self._batches = Batches(self._codec, copy=copy)
 
@@ -257,7 +254,7 @@ class RemoteRobotVectorEnv(Robots):
             if mask[slot.index]:
                 infos[slot.index] = self._fleet.pop(slot).info
         merged = merge_infos(infos)
-        _add_valid(merged, valid, mask)
+        _add_valid(merged, valid, mask.copy())
         return batch.observation, merged
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
@@ -292,17 +289,19 @@ class RemoteRobotVectorEnv(Robots):
     ) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         """Return what ``step`` does, of robots that have a row, and whose observation is kept."""
         rows = [self._fleet.pop(slot) for slot in slots]
-        count = len(rows)
         merged = merge_infos([self._info_of(row) for row in rows])
-        valid = np.fromiter((row.is_valid for row in rows), np.bool_, count)
-        _add_valid(merged, valid, np.ones(count, np.bool_))
-        return (
-            batch.observation,
-            np.fromiter((row.reward for row in rows), np.float64, count),
-            np.fromiter((row.terminated for row in rows), np.bool_, count),
-            np.fromiter((row.truncated for row in rows), np.bool_, count),
-            merged,
+        terminations, truncations, valid, told = np.array(
+            [
+                [row.terminated for row in rows],
+                [row.truncated for row in rows],
+                [row.is_valid for row in rows],
+                [True] * len(rows),
+            ],
+            np.bool_,
         )
+        _add_valid(merged, valid, told)
+        rewards = np.array([row.reward for row in rows], np.float64)
+        return batch.observation, rewards, terminations, truncations, merged
 
     def _info_of(self, row: Row) -> dict[str, Any]:
         if row.final is None:
@@ -377,17 +376,10 @@ class RemoteRobotVectorEnv(Robots):
             if slot.last is None and not slot.is_down:
                 raise LocalProtocolError("step before reset; call env.reset() first")
             self._fleet.check_may_step(slot)
-        each = take_apart(self.single_action_space, self.action_space, actions, len(slots))
-        prepared = []
-        for slot, action in zip(slots, each, strict=True):
-            try:
-                prepared.append(slot.member.prepare(action))
-            except ActionRefusedError as error:
-                with naming(slot.member.url):
-                    raise error
+        prepared = self._actions.prepare(actions, [slot.member for slot in slots])
         self._fleet.step(slots, prepared)
 
 
 def _add_valid(merged: dict[str, Any], valid: Flags, told: Flags) -> None:
     remote = merged.setdefault("remote", {})
-    remote["valid"], remote["_valid"] = valid, told.copy()
+    remote["valid"], remote["_valid"] = valid, told

@@ -7,26 +7,27 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import iterate
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from remote_env.arguments import check_seed, check_steps
 from remote_env.errors import ActionRefusedError, ConfigurationError
-from remote_env.joint import check_urls
+from remote_env.joint import check_urls, naming
+from remote_env.member import Member, PreparedAction
 
 __all__ = [
+    "Actions",
     "Flags",
-    "check_finite",
     "check_seeds",
     "count_robots",
     "least_steps",
     "list_urls",
     "split_mask",
-    "take_apart",
 ]
 
 Flags: TypeAlias = NDArray[np.bool_]
 _MASK: Final = "reset_mask"
+_ARRAYS: Final = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
 
 
 def count_robots(urls: Sequence[str] | None, num_envs: int) -> int:
@@ -119,36 +120,61 @@ def split_mask(options: dict[str, Any] | None, count: int) -> tuple[Flags, dict[
     return mask, {key: value for key, value in options.items() if key != _MASK}
 
 
-def take_apart(
-    single: spaces.Space[Any], batched: spaces.Space[Any], actions: Any, count: int
-) -> list[Any]:
-    """Return one action for each robot.
+class Actions:
+    """Takes batches of actions apart, one action for each robot."""
 
-    Args:
-        single: The space of one action.
-        batched: That of a batch.
-        actions: ``(count, ...)``.
-        count: How many robots.
+    def __init__(self, single: spaces.Space[Any], count: int) -> None:
+        """Prepare.
 
-    Raises:
-        ActionRefusedError: If there are not as many, or something is not finite.
-    """
-    if isinstance(single, spaces.Box) and np.issubdtype(single.dtype, np.floating):
-        check_finite(actions)
-    try:
-        each = list(iterate(batched, actions))
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ActionRefusedError(
-            f"the actions do not fit the action space: {error}", code="robot.action.shape"
-        ) from None
-    if len(each) != count:
-        raise ActionRefusedError(
-            f"{len(each)} actions for {count} robots; nothing was sent", code="robot.action.shape"
-        )
-    return each
+        Args:
+            single: The space of one action.
+            count: How many robots there are; an action may be for some of them.
+        """
+        self._batched = batch_space(single, count)
+        self._is_float = isinstance(single, spaces.Box) and single.dtype.kind == "f"
+        # Rows of such a batch are what a robot's side wants, as they are.
+        self._is_array = isinstance(single, _ARRAYS) and bool(single.shape)
+        self._dtype, self._shape = single.dtype, single.shape or ()
+
+    def prepare(self, actions: Any, members: Sequence[Member]) -> list[PreparedAction]:
+        """Return one action for each robot.
+
+        Args:
+            actions: ``(m, ...)``, as a batch of the space.
+            members: The robots.
+
+        Raises:
+            ActionRefusedError: If there are not as many, if something is not finite, or if
+                shape or dtype are wrong; names the row or the url.
+        """
+        if self._is_float:
+            _check_finite(actions)
+        if (
+            self._is_array
+            and type(actions) is np.ndarray
+            and actions.dtype == self._dtype
+            and actions.shape == (len(members), *self._shape)
+        ):
+            return [([action], ()) for action in actions]
+        try:
+            each = list(iterate(self._batched, actions))
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise ActionRefusedError(
+                f"the actions do not fit the action space: {error}", code="robot.action.shape"
+            ) from None
+        if len(each) != len(members):
+            raise ActionRefusedError(
+                f"{len(each)} actions for {len(members)} robots; nothing was sent",
+                code="robot.action.shape",
+            )
+        prepared = []
+        for member, action in zip(members, each, strict=True):
+            with naming(member.url):
+                prepared.append(member.prepare(action))
+        return prepared
 
 
-def check_finite(actions: Any) -> None:
+def _check_finite(actions: Any) -> None:
     """Refuse what is no number.
 
     Raises:

@@ -63,6 +63,9 @@ def test_infos_are_merged_as_gymnasium_merges_them(data, count):
         ({"a": np.ones(2)}, {"a": np.full(2, 0.1, np.float32)}),
         ({"a": np.ones(2, np.int64)}, {"a": np.full(2, 0.5)}),
         ({"a": 1, "b": 2.0}, {"b": 3.0, "a": 4}),
+        ({"a": np.ones(2)}, {"a": None}),
+        ({"a": np.ones(2)}, {"a": 3.0}),
+        ({"a": 1.5}, {"a": None}),
         ({"a": {}}, {"a": {}}),
         ({}, {}),
     ],
@@ -77,4 +80,9 @@ def test_nobody_else_sees_what_is_written_to_merged_infos():
     merged["a"][:] = 9.0
     merged["_a"][:] = False
     assert (merged["b"].tolist(), merged["_b"].tolist()) == ([2.0, 2.0], [True, True])
-    assert (infos[0]["a"], merge_infos(infos)["a"].tolist()) == (1.0, [1.0, 1.0])
+    again = merge_infos(infos)
+    assert (infos[0]["a"], again["a"].tolist(), again["_a"].tolist()) == (
+        1.0,
+        [1.0] * 2,
+        [True] * 2,
+    )

@@ -237,7 +237,7 @@ def test_the_only_robot_is_told_to_have_failed_and_then_waited_for(serve, connec
 def test_too_few_robots_are_an_error_that_says_why(serve, connect_all, min_envs):
     robots = (Failing(), Counter())[:min_envs]
     env = connect_all(
-        [serve(robot).url for robot in robots], min_envs=min_envs, reconnect_timeout=0.3
+        [serve(robot).url for robot in robots], min_envs=min_envs, reconnect_timeout=1.0
     )
     env.reset()
     env.step(ONES[:min_envs])

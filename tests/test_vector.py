@@ -311,6 +311,55 @@ def test_the_robots_are_reset_at_once_and_without_a_thread(connect_all, mode):
     assert not [t.name for t in threading.enumerate() if t.name.startswith("remote-env member")]
 
 
+GIVEN = np.array([[0.5, -0.25], [0.0, 1.0], [-1.0, 0.125]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        GIVEN,
+        np.asfortranarray(GIVEN),
+        np.repeat(GIVEN, 2, axis=0)[::2],
+        GIVEN.astype(np.float64),
+        GIVEN.astype(">f4"),
+        GIVEN.tolist(),
+        list(GIVEN),
+    ],
+    ids=["as it is", "columns", "strided", "float64", "big-endian", "numbers", "rows"],
+)
+def test_each_robot_executes_its_row_however_a_batch_is_laid_out(connect_all, actions):
+    robots = [Counter() for _ in range(3)]
+    env = connect_all(robots)
+    env.reset()
+    info = env.step(actions)[4]
+    assert [robot.actions[0].tolist() for robot in robots] == GIVEN.tolist()
+    executed = info["remote"]["action_executed"]
+    assert (executed.dtype, executed.tolist()) == (np.float32, GIVEN.tolist())
+
+
+@pytest.mark.parametrize(
+    ("actions", "match"),
+    [
+        (np.where(GIVEN == 1.0, np.float32(np.nan), GIVEN), "row 1 .*not finite"),
+        (np.where(GIVEN == 1.0, np.inf, GIVEN), "row 1 .*not finite"),
+        (GIVEN[:2], "2 actions for 3 robots"),
+        (np.zeros((3, 4), np.float32), "ws:.*must have the shape"),
+        (np.zeros(3, np.float32), "ws:.*must have the shape"),
+        (GIVEN.astype(np.complex64), "ws:.*must be float32"),
+        (np.float32(0.5), "do not fit the action space"),
+    ],
+    ids=["nan", "infinite", "too few", "too wide", "too flat", "complex", "one number"],
+)
+def test_a_batch_that_does_not_fit_is_refused_and_nothing_moves(connect_all, actions, match):
+    robots = [Counter() for _ in range(3)]
+    env = connect_all(robots)
+    env.reset()
+    with pytest.raises(errors.ActionRefusedError, match=match):
+        env.step(actions)
+    assert env.step(ONES)[4]["steps"].tolist() == [1] * 3
+    assert [len(robot.actions) for robot in robots] == [1] * 3
+
+
 def test_who_answered_first_is_asked_first(connect_all, monkeypatch):
     """In real time its control period is the first to end."""
     order, asked = [2, 0, 1], []

@@ -348,26 +348,6 @@ def test_an_option_that_no_robot_knows_is_the_callers_error(serve, connect_all):
     assert valid(env.step(ONES[:2])).all()
 
 
-@pytest.mark.parametrize(
-    "actions",
-    [
-        np.ones((2, 2), np.float32),
-        np.ones((3, 3), np.float32),
-        np.array([[1, 1], [1, np.nan], [1, 1]], np.float32),
-        np.ones((3, 2), np.complex64),
-        3,
-    ],
-)
-def test_actions_that_do_not_fit_are_sent_to_nobody(serve, connect_all, actions):
-    robots = [Counter() for _ in range(3)]
-    env = connect_all([serve(robot).url for robot in robots])
-    env.reset(seed=1)
-    with pytest.raises(errors.ActionRefusedError):
-        env.step(actions)
-    assert env.step(ONES)[4]["steps"].tolist() == [1] * 3
-    assert [len(robot.actions) for robot in robots] == [1] * 3
-
-
 def test_an_action_that_one_robot_refuses_loses_nothing_of_the_others(serve, connect_all):
     env = connect_all([serve(Counter()).url for _ in range(3)])
     env.reset(seed=1)
