@@ -348,9 +348,10 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         self._send(*self._translator.flatten(action))
 
     def _send(self, arrays: list[NDArray[Any]], dtypes: tuple[str, ...]) -> None:
-        self._sent = arrays
+        # A copy: the learner may write the next action there before this one is received.
+        self._sent = [array.copy() for array in arrays]
         self._client.begin_step(
-            arrays,
+            self._sent,
             episode=self._episode,
             step=self._steps + 1,
             tick=self._tick,

@@ -71,6 +71,18 @@ def test_a_step_in_two_halves_is_a_step(serve, connect):
         assert received[4] == expected[4]
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_was_sent_is_told_whatever_becomes_of_the_learners_array(env, robot, proxy, is_cut):
+    action = ONE.copy()
+    if is_cut:
+        proxy.reset_connections()
+    env.send_step(action)
+    action[:] = 0.0
+    received = env.receive_step()
+    assert_counted(env, received)
+    assert received[4]["remote"]["action_executed"].tolist() == [1.0, 1.0]
+
+
 def test_several_robots_move_at_once(serve, connect):
     robots = [Gated(), Gated(), Gated()]
     for robot in robots:

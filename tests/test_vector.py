@@ -418,6 +418,16 @@ def test_a_slow_robot_keeps_nobody_waiting_for_what_is_ready(connect_all):
     assert ready.infos["steps"].tolist() == [6, 1, 6]
 
 
+def test_what_was_sent_is_told_whatever_becomes_of_the_learners_array(connect_all):
+    env = connect_all([Counter() for _ in range(3)])
+    env.reset(seed=1)
+    actions = ONES.copy()
+    env.send(actions, [0, 1, 2])
+    actions[:] = 0.0
+    executed = env.recv(3).infos["remote"]["action_executed"]
+    assert executed.tolist() == ONES.tolist()
+
+
 def test_an_answer_that_the_keeper_took_off_the_socket_is_found_at_once(connect_all):
     env = connect_all([Counter()])
     env.reset(seed=1)
