@@ -160,13 +160,19 @@ class Fleet:
 
     # What robots are asked for
 
-    def check_may_step(self, slot: Slot) -> None:
+    def check_may_step(self, slot: Slot, *, to_all: bool) -> None:
         """Refuse a step of a robot that the learner has to reset.
+
+        Args:
+            slot: The robot.
+            to_all: Whether all robots step, where one that is down has a row all the same.
 
         Raises:
             EpisodeOverError: If it is one.
         """
-        if slot.is_over and not slot.is_down and self._mode is AutoresetMode.DISABLED:
+        if self._mode is not AutoresetMode.DISABLED:
+            return
+        if slot.is_over and not (slot.is_down and to_all):
             raise EpisodeOverError(
                 f"the episode of robot {slot.index} ({slot.member.url}) is over or did not begin, "
                 "and autoreset is disabled; call "

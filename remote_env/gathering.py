@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
@@ -20,6 +21,8 @@ __all__ = ["Gatherer", "Outcome"]
 
 # How often those of which nothing is heard are looked at, in seconds: for pings and deadlines.
 _TICK: Final = 0.02
+# How long ``close`` waits for whoever gathers, in seconds.
+_CLOSES_WITHIN: Final = 1.0
 
 Outcome: TypeAlias = Arrival | RemoteEnvError | None  # the last of what has no answer
 
@@ -32,6 +35,9 @@ class Gatherer:
         self._bell.setblocking(False)
         self._rope.setblocking(False)
         self._looked_at = 0.0  # at all; counts on from one call to the next
+        # Whoever has it uses the bell. Again by its owner: a signal may close what it waits for.
+        self._gathering = threading.RLock()
+        self._is_closed = False
 
     def wake(self) -> None:
         """Let ``gather`` look at those on threads. Safe to call from any thread."""
@@ -39,9 +45,13 @@ class Gatherer:
             self._rope.send(b"!")
 
     def close(self) -> None:
-        """Free what it holds. Idempotent."""
-        self._bell.close()
-        self._rope.close()
+        """Free what it holds, as soon as nobody waits. Idempotent; safe from any thread."""
+        self._is_closed = True
+        self.wake()
+        if self._gathering.acquire(timeout=_CLOSES_WITHIN):  # else when it is forgotten
+            self._bell.close()
+            self._rope.close()
+            self._gathering.release()
 
     def gather(
         self,
@@ -59,8 +69,21 @@ class Gatherer:
             take: Told what came, or what became of it; may ask the robot for more.
             is_enough: Whether to stop.
             on_tick: Called now and then with the time; may ask robots for more.
-            until: When to stop, on ``time.monotonic``, in seconds; None for never.
+            until: When to stop, on ``time.monotonic``, in seconds; None for never. After
+                ``close`` it stops at once.
         """
+        with self._gathering:
+            if not self._is_closed:
+                self._gather(members, take, is_enough, on_tick, until)
+
+    def _gather(
+        self,
+        members: Iterable[Member],
+        take: Callable[[Member, Outcome], None],
+        is_enough: Callable[[], bool],
+        on_tick: Callable[[float], None],
+        until: float | None,
+    ) -> None:
         round_ = _Round(list(members), take)
         bell = self._bell.fileno()
         round_.poll.register(bell, select.POLLIN)

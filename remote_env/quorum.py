@@ -89,6 +89,32 @@ class Quorum:
                 batch.keep(slot.index, slot.last)
                 self._fleet.stand_in(slot)
 
+    def await_ready(self, asked: Sequence[Slot], wanted: int, until: float | None) -> None:
+        """Wait until so many robots have a row, or all of them that are up.
+
+        Args:
+            asked: The robots.
+            wanted: How many.
+            until: On ``time.monotonic``, in seconds; None for as long as they may take.
+
+        Raises:
+            TooFewRobotsError: If too few robots are up, or none of these.
+        """
+
+        def is_enough() -> bool:
+            ready = sum([slot.row is not None for slot in asked])
+            return ready >= wanted or all([slot.row is not None or slot.is_down for slot in asked])
+
+        self.gather(is_enough, None, until)
+        if any(slot.row is not None or not slot.is_down for slot in asked):
+            return
+        patience = time.monotonic() + self._reconnect_timeout
+        patience = patience if until is None else min(until, patience)
+        self._fleet.gather(lambda: any(slot.row is not None for slot in asked), until=patience)
+        if all(slot.row is None for slot in asked) and (until is None or patience < until):
+            why = _why_down(asked)
+            raise TooFewRobotsError(f"no robot that was sent an action is up: {why}")
+
     def gather(
         self,
         is_enough: Callable[[], bool],
@@ -121,12 +147,9 @@ class Quorum:
         """
         up = self._fleet.count_up
         if up < self._min_envs:
-            why = "; ".join(
-                f"{slot.member.url}: {slot.error}" for slot in self._fleet.slots if slot.is_down
-            )
             raise TooFewRobotsError(
                 f"{up} of {len(self._fleet.slots)} robots are up, and min_envs is "
-                f"{self._min_envs}: {why}"
+                f"{self._min_envs}: {_why_down(self._fleet.slots)}"
             )
 
     def drain(self) -> None:
@@ -136,3 +159,7 @@ class Quorum:
             self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
             for slot in asked:
                 slot.row, slot.is_asked = None, False
+
+
+def _why_down(slots: Sequence[Slot]) -> str:
+    return "; ".join(f"{slot.member.url}: {slot.error}" for slot in slots if slot.is_down)

@@ -113,7 +113,7 @@ class RemoteRobotVecEnv(VecEnv):
     def _adopt_spaces(self) -> None:
         check_spaces(self.urls, self.envs, hint=" with env_kwargs")
         first = self.envs[0]
-        self._actions = Actions(first.action_space, len(self.urls))
+        self._actions = Actions(first.action_space, iter)
         self._codec = SpaceCodec(first.observation_space, root="observation")
         self._batches = Batches(self._codec, copy=True)
         try:

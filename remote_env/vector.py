@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from remote_env.arguments import check_timeout
@@ -207,7 +208,9 @@ class RemoteRobotVectorEnv(Robots):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.single_action_space = first.action_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._actions = Actions(self.single_action_space, self.num_envs)
+        self._actions = Actions(
+            self.single_action_space, functools.partial(iterate, self.action_space)
+        )
         self._codec = SpaceCodec(self.single_observation_space, root="observation")
         self._batches = Batches(self._codec, copy=copy)
 
@@ -250,7 +253,7 @@ class RemoteRobotVectorEnv(Robots):
         valid = np.ones(self.num_envs, np.bool_)
         for slot in self._fleet.slots:
             batch.keep(slot.index, slot.last)
-            valid[slot.index] = not slot.is_down
+            valid[slot.index] = not slot.is_down and slot.last is not None
             if mask[slot.index]:
                 infos[slot.index] = self._fleet.pop(slot).info
         merged = merge_infos(infos)
@@ -276,7 +279,7 @@ class RemoteRobotVectorEnv(Robots):
             EpisodeOverError: If autoreset is disabled, and a robot needs a reset.
             TooFewRobotsError: If fewer than ``min_envs`` robots are up.
         """
-        self._send(actions, self._fleet.slots)
+        self._send(actions, self._fleet.slots, to_all=True)
         return self._receive_all()
 
     def _receive_all(self) -> tuple[Any, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
@@ -322,6 +325,8 @@ class RemoteRobotVectorEnv(Robots):
                 last row was received.
 
         Raises:
+            EpisodeOverError: If autoreset is disabled, and a robot needs a reset, also because it
+                is down.
             RemoteEnvError: As ``step``.
         """
         ids = [operator.index(i) for i in env_ids]
@@ -330,12 +335,14 @@ class RemoteRobotVectorEnv(Robots):
                 f"env_ids must be different numbers from 0 to {self.num_envs - 1}, not "
                 f"{list(env_ids)!r:.80}"
             )
-        self._send(actions, [self._fleet.slots[i] for i in ids])
+        self._send(actions, [self._fleet.slots[i] for i in ids], to_all=False)
 
     def recv(self, min_envs: int = 1, *, timeout: float | None = None) -> Ready:
         """Return rows of those robots that are ready, as soon as there are so many.
 
         A robot that is down is ready once, with ``truncated``, and then not before it is back.
+        While it is away nobody waits for it: there may be fewer rows then. Where all are away to
+        which something was sent, one of them is waited for, ``reconnect_timeout`` at most.
 
         Args:
             min_envs: How many to wait for; at most as many as something was sent to.
@@ -344,7 +351,8 @@ class RemoteRobotVectorEnv(Robots):
 
         Raises:
             LocalProtocolError: If nothing was sent.
-            TooFewRobotsError: If fewer than ``min_envs`` robots, as of the constructor, are up.
+            TooFewRobotsError: If fewer than ``min_envs`` robots, as of the constructor, are up,
+                or none of those to which something was sent; may be called again.
         """
         self._check_open("recv")
         asked = [slot for slot in self._fleet.slots if slot.is_asked]
@@ -354,9 +362,7 @@ class RemoteRobotVectorEnv(Robots):
             check_timeout("timeout", timeout)
         wanted = min(max(operator.index(min_envs), 1), len(asked))
         until = None if timeout is None else time.monotonic() + timeout
-        self._quorum.gather(
-            lambda: sum(slot.row is not None for slot in asked) >= wanted, None, until
-        )
+        self._quorum.await_ready(asked, wanted, until)
         ready = [slot for slot in asked if slot.row is not None]
         batch = self._batches.take(len(ready))
         for index, slot in enumerate(ready):
@@ -366,7 +372,7 @@ class RemoteRobotVectorEnv(Robots):
 
     # What both are made of
 
-    def _send(self, actions: Any, slots: Sequence[Slot]) -> None:
+    def _send(self, actions: Any, slots: Sequence[Slot], *, to_all: bool) -> None:
         self._check_open("step")
         for slot in slots:
             if slot.is_asked:
@@ -375,7 +381,7 @@ class RemoteRobotVectorEnv(Robots):
                 )
             if slot.last is None and not slot.is_down:
                 raise LocalProtocolError("step before reset; call env.reset() first")
-            self._fleet.check_may_step(slot)
+            self._fleet.check_may_step(slot, to_all=to_all)
         prepared = self._actions.prepare(actions, [slot.member for slot in slots])
         self._fleet.step(slots, prepared)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from remote_env.arguments import check_seed, check_steps
@@ -123,15 +122,14 @@ def split_mask(options: dict[str, Any] | None, count: int) -> tuple[Flags, dict[
 class Actions:
     """Takes batches of actions apart, one action for each robot."""
 
-    def __init__(self, single: spaces.Space[Any], count: int) -> None:
+    def __init__(self, single: spaces.Space[Any], split: Callable[[Any], Iterable[Any]]) -> None:
         """Prepare.
 
         Args:
             single: The space of one action.
-            count: How many robots there are; an action may be for some of them.
+            split: How a batch that is not one array becomes one action after the other.
         """
-        self._batched = batch_space(single, count)
-        self._is_float = isinstance(single, spaces.Box) and single.dtype.kind == "f"
+        self._split = split
         # Rows of such a batch are what a robot's side wants, as they are.
         self._is_array = isinstance(single, _ARRAYS) and bool(single.shape)
         self._dtype, self._shape = single.dtype, single.shape or ()
@@ -147,17 +145,17 @@ class Actions:
             ActionRefusedError: If there are not as many, if something is not finite, or if
                 shape or dtype are wrong; names the row or the url.
         """
-        if self._is_float:
-            _check_finite(actions)
         if (
             self._is_array
             and type(actions) is np.ndarray
             and actions.dtype == self._dtype
             and actions.shape == (len(members), *self._shape)
         ):
+            if actions.dtype.kind == "f" and not (is_finite := np.isfinite(actions)).all():
+                raise _not_finite(np.argwhere(~is_finite)[0][0])
             return [([action], ()) for action in actions]
         try:
-            each = list(iterate(self._batched, actions))
+            each = list(self._split(actions))
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise ActionRefusedError(
                 f"the actions do not fit the action space: {error}", code="robot.action.shape"
@@ -168,24 +166,17 @@ class Actions:
                 code="robot.action.shape",
             )
         prepared = []
-        for member, action in zip(members, each, strict=True):
+        for row, (member, action) in enumerate(zip(members, each, strict=True)):
             with naming(member.url):
-                prepared.append(member.prepare(action))
+                arrays, dtypes = member.prepare(action)
+            if not all(np.isfinite(a).all() for a in arrays if a.dtype.kind == "f"):
+                raise _not_finite(row)
+            prepared.append((arrays, dtypes))
         return prepared
 
 
-def _check_finite(actions: Any) -> None:
-    """Refuse what is no number.
-
-    Raises:
-        ActionRefusedError: Naming the row.
-    """
-    if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f" or not actions.ndim:
-        return  # the robots' side says what it is
-    is_finite = np.isfinite(actions)
-    if not is_finite.all():
-        row = np.argwhere(~is_finite)[0][0]
-        raise ActionRefusedError(
-            f"row {row} of the actions has a value that is not finite; nothing was sent",
-            code="robot.action.not_finite",
-        )
+def _not_finite(row: int) -> ActionRefusedError:
+    return ActionRefusedError(
+        f"row {row} of the actions has a value that is not finite; nothing was sent",
+        code="robot.action.not_finite",
+    )

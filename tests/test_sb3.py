@@ -25,6 +25,31 @@ from remote_env_server import CameraConfig, LocalRobotEnv, Mode, Outcome
 from remote_env_server.robots import make_robot
 
 
+class Pair(gym.Env):
+    """Shows the action that it got."""
+
+    observation_space = spaces.Box(-9.0, 9.0, (2,), np.float32)
+    action_space = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(3)])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.array(action, np.float32), 0.0, False, False, {}
+
+
+class Named(Pair):
+    action_space = spaces.Dict({"a": spaces.Discrete(3)})
+
+    def step(self, action):
+        return super().step([action["a"]] * 2)
+
+
+gym.register("Pair-v0", entry_point=Pair)
+gym.register("Named-v0", entry_point=Named)
+
+
 @pytest.fixture
 def connect_all():
     """Make vector environments; closes them at the end of the test."""
@@ -232,6 +257,22 @@ def test_a_robot_that_is_not_there_is_named_and_the_others_are_let_go(serve):
     with pytest.raises(errors.ConnectFailedError, match="127.0.0.1:1;"):
         RemoteRobotVecEnv([server.url, "ws://127.0.0.1:1"])
     wait_for(lambda: server.statistics()["connections"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("Pair", [(0, 1), (2, 0)]),
+        ("Named", [{"a": 1}, {"a": 2}]),
+    ],
+    ids=["Tuple", "Dict"],
+)
+def test_actions_are_one_for_each_robot_as_in_a_dummy_vec_env(serve, connect_all, name, actions):
+    local = DummyVecEnv([lambda: gym.make(f"{name}-v0")] * 2)
+    env = connect_all([make_robot(f"gymnasium:{name}-v0") for _ in range(2)], serve)
+    local.reset()
+    env.reset()
+    assert env.step(actions)[0].tolist() == local.step(actions)[0].tolist()
 
 
 def test_an_action_that_does_not_fit_is_named_and_the_others_are_received(serve, connect_all):

@@ -342,13 +342,25 @@ def test_each_robot_executes_its_row_however_a_batch_is_laid_out(connect_all, ac
     [
         (np.where(GIVEN == 1.0, np.float32(np.nan), GIVEN), "row 1 .*not finite"),
         (np.where(GIVEN == 1.0, np.inf, GIVEN), "row 1 .*not finite"),
+        (np.where(GIVEN == 1.0, 1e300, GIVEN.astype(np.float64)), "row 1 .*not finite"),
+        (np.where(GIVEN == 1.0, np.nan, GIVEN).tolist(), "row 1 .*not finite"),
         (GIVEN[:2], "2 actions for 3 robots"),
         (np.zeros((3, 4), np.float32), "ws:.*must have the shape"),
         (np.zeros(3, np.float32), "ws:.*must have the shape"),
         (GIVEN.astype(np.complex64), "ws:.*must be float32"),
         (np.float32(0.5), "do not fit the action space"),
     ],
-    ids=["nan", "infinite", "too few", "too wide", "too flat", "complex", "one number"],
+    ids=[
+        "nan",
+        "infinite",
+        "too large",
+        "numbers with nan",
+        "too few",
+        "too wide",
+        "too flat",
+        "complex",
+        "one number",
+    ],
 )
 def test_a_batch_that_does_not_fit_is_refused_and_nothing_moves(connect_all, actions, match):
     robots = [Counter() for _ in range(3)]
@@ -426,6 +438,47 @@ def test_what_was_sent_is_told_whatever_becomes_of_the_learners_array(connect_al
     actions[:] = 0.0
     executed = env.recv(3).infos["remote"]["action_executed"]
     assert executed.tolist() == ONES.tolist()
+
+
+def test_what_is_not_finite_deep_in_an_action_is_refused_and_nothing_moves(connect_all):
+    env = connect_all([make_robot("gymnasium:Mixed-v0") for _ in range(2)])
+    env.reset(seed=1)
+    actions = env.action_space.sample()
+    actions["a"][1][1, 0] = np.nan
+    with pytest.raises(errors.ActionRefusedError, match="row 1 .*not finite"):
+        env.step(actions)
+    actions["a"][1][1, 0] = 0.0
+    assert not env.step(actions)[3].any()
+
+
+def test_a_robot_that_was_never_reset_is_not_valid(connect_all):
+    env = connect_all([Counter(), Counter()])
+    observation, info = env.reset(options={"reset_mask": np.array([True, False])})
+    assert observation["sum"][1].tolist() == [0.0, 0.0]
+    assert info["remote"]["valid"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_closing_on_another_thread_ends_a_step_with_an_error_that_says_so(connect_all, is_waiting):
+    gate = threading.Event()
+
+    class Slow(Counter):
+        def apply_action(self, action):
+            gate.wait(20)
+
+    env = connect_all([Slow()])
+    env.reset()
+    env.send(ONES[:1], [0])
+    if is_waiting:
+        closing = threading.Timer(0.2, env.close)
+        closing.start()
+    else:
+        env._fleet.close()
+    with pytest.raises(errors.ConnectionLostError, match=r"close\(\) was called"):
+        env._receive_all()
+    gate.set()
+    if is_waiting:
+        closing.join()
 
 
 def test_an_answer_that_the_keeper_took_off_the_socket_is_found_at_once(connect_all):

@@ -248,6 +248,66 @@ def test_the_only_robot_that_stays_away_is_an_error(serve, connect_all):
         env.step(ONES[:1])
 
 
+@pytest.mark.parametrize("min_envs", [0, 1])
+def test_nobody_waits_for_ever_for_robots_that_are_away(serve, connect_all, min_envs):
+    server = serve(Counter())
+    env = connect_all([server.url], reconnect_timeout=0.3, min_envs=min_envs)
+    env.reset(seed=1)
+    server.stop()
+    env.send(ONES[:1], [0])
+    assert env.recv().truncations.tolist() == [True]
+    env.send(ONES[:1], [0])
+    for _ in range(2):
+        with pytest.raises(errors.TooFewRobotsError, match=server.url):
+            env.recv()
+    assert env.recv(timeout=0.05).env_ids.tolist() == []
+
+
+def test_who_is_ready_does_not_wait_for_robots_that_are_away(serve, connect_all):
+    servers = [serve(Counter()) for _ in range(2)]
+    env = connect_all([server.url for server in servers], reconnect_timeout=60.0)
+    env.reset(seed=1)
+    servers[1].stop()
+    env.send(ONES[:2], [0, 1])
+    assert env.recv(2).truncations.tolist() == [False, True]
+    for _ in range(3):
+        env.send(ONES[:1], [0])
+        assert env.recv(2).env_ids.tolist() == [0]
+        if not env._fleet.slots[1].is_asked:
+            env.send(ONES[:1], [1])
+
+
+def test_one_robot_that_comes_back_is_waited_for(serve, connect_all):
+    failing = Failing()
+    env = connect_all([serve(robot).url for robot in (Counter(), failing)])
+    env.reset(seed=1)
+    env.step(ONES[:2])
+    assert env.step(ONES[:2])[3].tolist() == [False, True]
+    env.send(ONES[:1], [1])
+    back = threading.Timer(0.5, setattr, (failing, "fails", False))
+    back.start()
+    ready = env.recv()
+    assert (ready.env_ids.tolist(), valid(ready).tolist()) == ([1], [False])
+    back.join()
+
+
+def test_without_autoreset_nothing_is_sent_to_a_robot_that_is_down(serve, connect_all):
+    failing = Failing()
+    env = connect_all(
+        [serve(robot).url for robot in (Counter(), failing)], autoreset_mode="Disabled"
+    )
+    env.reset(seed=1)
+    env.step(ONES[:2])
+    assert env.step(ONES[:2])[3].tolist() == [False, True]
+    with pytest.raises(errors.EpisodeOverError, match="robot 1"):
+        env.send(ONES[:2], [0, 1])
+    assert not env.step(ONES[:2])[3].any()  # where it has a row
+    failing.fails = False
+    env.reset(options={"reset_mask": np.array([False, True])})
+    env.send(ONES[:2], [0, 1])
+    assert valid(env.recv(2)).all()
+
+
 def test_a_robot_that_is_back_while_nobody_asked_for_it_shows_its_reset(serve, connect_all):
     failing = Failing()
     env = connect_all([serve(robot).url for robot in (Counter(), failing)])
