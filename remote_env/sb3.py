@@ -154,8 +154,8 @@ class RemoteRobotVecEnv(VecEnv):
         batch = self._batches.take(self.num_envs)
         for slot in slots:
             batch.keep(slot.index, slot.last)
-            self.reset_infos[slot.index] = self._fleet.pop(slot).info
-            self._was_stale[slot.index] = False
+            info = self.reset_infos[slot.index] = self._fleet.pop(slot).info
+            self._was_stale[slot.index] = bool(info["remote"].get("stale"))
         self._reset_seeds()
         self._reset_options()
         observation: VecEnvObs = batch.observation
@@ -223,15 +223,12 @@ class RemoteRobotVecEnv(VecEnv):
         info["TimeLimit.truncated"] = is_over and not row.terminated
         if is_over:
             info["terminal_observation"] = self._observation(last)
-        self._mark_stale(slot.index, info["remote"], is_over=is_over)
+        # Of an observation at either end of the row that is not of when it seems to be.
+        if info["remote"].get("stale") or self._was_stale[slot.index]:
+            info["remote"]["invalid_transition"] = True
+        # The next row begins with the observation of this one, after an end with that of a reset.
+        self._was_stale[slot.index] = bool(row.info["remote"].get("stale"))
         return is_over, info
-
-    def _mark_stale(self, index: int, remote: dict[str, Any], *, is_over: bool) -> None:
-        """Mark a row of which one observation or the other is not of when it seems to be."""
-        is_stale = bool(remote.get("stale"))
-        if is_stale or self._was_stale[index]:
-            remote["invalid_transition"] = True
-        self._was_stale[index] = is_stale and not is_over
 
     def _observation(self, arrays: Arrays | None) -> Any:
         """Return an observation of its own; zeros if there is none."""

@@ -339,3 +339,27 @@ def test_what_ends_or_begins_with_a_stale_observation_is_marked(serve, connect_a
     assert (dones == (stale if on_stale == "truncate" else np.zeros_like(stale))).all()
     assert not invalid[:3].any()
     assert began_stale.any() == (on_stale == "flag")
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["reset", "autoreset"])
+def test_what_begins_with_a_stale_observation_of_a_reset_is_marked(serve, connect_all, ended):
+    class Late(Forgetful):
+        resets = 0
+        max_episode_steps = 2
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed, options=options)
+            self.resets += 1
+            if self.resets == 1 + ended:
+                time.sleep(0.4)
+
+    env = connect_all([serve(Late()).url], on_stale="flag")
+    env.reset()
+    for _ in range(2 * ended):
+        told = env.step(ONES[:1])
+        assert not is_invalid(told, 0)
+    assert env.reset_infos[0]["remote"]["stale"]
+    told = env.step(ONES[:1])
+    assert not told[3][0]["remote"].get("stale")
+    assert is_invalid(told, 0)
+    assert not is_invalid(env.step(ONES[:1]), 0)

@@ -112,7 +112,8 @@ def run_episode(
     remote = info["remote"]
     seed_applied, missed = bool(remote.get("seed_applied", False)), remote.get("overruns", 0)
     on_step(0)
-    total, length, is_over, spoiled = 0.0, 0, False, ""
+    total, length, is_over = 0.0, 0, False
+    spoiled = EndReason.STALE_SENSOR.value if remote.get("stale") else ""
     took: list[float] = []
     off: list[float] = []
     while not is_over:

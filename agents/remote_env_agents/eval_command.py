@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 
 from remote_env.errors import ConfigurationError, RemoteEnvError
-from remote_env.spec import RobotSpec
 from remote_env.terminal import plain
 from remote_env.tokens import read_token
 from remote_env_agents.about import PolicyIdentity
@@ -22,12 +21,13 @@ from remote_env_agents.evaluation import (
     list_of_episodes,
     look_at_robots,
 )
+from remote_env_agents.films import note_film, read_films
 from remote_env_agents.keys import EpisodeKey, read_options
 from remote_env_agents.policies import load_policy
 from remote_env_agents.report import EvaluationFolder, write_report
 from remote_env_agents.results import read_results
 from remote_env_agents.terminal import print_evaluation
-from remote_env_agents.video import Film, check_video, record_episodes
+from remote_env_agents.video import check_video, record_episodes
 
 __all__ = ["run_evaluation"]
 
@@ -57,7 +57,7 @@ def run_evaluation(config: EvalConfig, *, console: Console, errors: Console) -> 
         if complete is not None and not config.video_of:
             text = f"{plain(str(folder.path))} is complete: nothing is run"
             console.print(text, highlight=False, soft_wrap=True)
-            return _report(folder, complete, [], console)
+            return _report(folder, complete, console)
     return _Command(config, keys, identity, console, errors).run()
 
 
@@ -69,14 +69,12 @@ def _show(config: EvalConfig, console: Console) -> int:
         raise ConfigurationError(
             f"there is no evaluation in {folder.path}; give robots and a policy to begin one"
         )
-    return _report(folder, Evaluation.of_record(found), [], console)
+    return _report(folder, Evaluation.of_record(found), console)
 
 
-def _report(
-    folder: EvaluationFolder, evaluation: Evaluation, films: Sequence[Film], console: Console
-) -> int:
+def _report(folder: EvaluationFolder, evaluation: Evaluation, console: Console) -> int:
     print_evaluation(console, evaluation, evaluation.about.policy.name)
-    path = write_report(folder.path, evaluation, films=films)
+    path = write_report(folder.path, evaluation, films=read_films(folder))
     console.print(f"report: {plain(str(path))}", highlight=False, soft_wrap=True)
     return 1 if evaluation.missing else 0
 
@@ -116,10 +114,12 @@ class _Command:
             if folder.results.exists():
                 error.args = (f"{error}; what was done until then is in {folder.path}",)
             raise
-        code = _report(folder, evaluation, [], self._console)
+        code = _report(folder, evaluation, self._console)
         if config.video_of:
-            films = self._film(policy, spec, evaluation, folder)
-            write_report(folder.path, evaluation, films=films)
+            try:
+                self._film(policy, evaluation, folder)
+            finally:  # those that were finished, if not all were
+                write_report(folder.path, evaluation, films=read_films(folder))
         return code
 
     def _announce(self, folder: EvaluationFolder) -> None:
@@ -145,14 +145,11 @@ class _Command:
                 on_episode=_Progress(display, () if found is None else found.episodes).take,
             )
 
-    def _film(
-        self, policy: Any, spec: RobotSpec, evaluation: Evaluation, folder: EvaluationFolder
-    ) -> list[Film]:
+    def _film(self, policy: Any, evaluation: Evaluation, folder: EvaluationFolder) -> None:
         chosen = episodes_to_film(self._config, self._keys, evaluation)
-        films: list[Film] = []
         with Display(self._errors, total=len(chosen), unit="episodes", what="filming") as display:
-            for key in chosen:
-                display.update(len(films), f"seed {key.name}")
+            for number, key in enumerate(chosen):
+                display.update(number, f"seed {key.name}")
                 film = record_episodes(
                     folder.video(f"seed-{key.name}"),
                     policy,
@@ -161,10 +158,9 @@ class _Command:
                     cameras=self._config.cameras,
                     token=self._token,
                 )
-                films.append(film)
+                note_film(folder, film)
                 text = f"video: {film.path}, {film.frames} frames"
                 self._console.print(plain(text), highlight=False, soft_wrap=True)
-        return films
 
 
 def episodes_to_film(

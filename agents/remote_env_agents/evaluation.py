@@ -18,6 +18,7 @@ import numpy as np
 
 from remote_env.errors import ConfigurationError, TransportError
 from remote_env.spec import Mode, RobotSpec
+from remote_env.version import __version__
 from remote_env_agents.about import About, PolicyIdentity
 from remote_env_agents.comparing import Difference, Sample, bootstrap_mean, compare, wilson
 from remote_env_agents.config import FIRST_EVALUATION_SEED
@@ -251,7 +252,10 @@ def evaluate(
     if not urls:
         raise ConfigurationError("an evaluation needs the url of one robot at least")
     known_as = identity or PolicyIdentity.of(policy)
-    complete = None if results is None else complete_results(Path(results), known_as, keys)
+    complete = None
+    if results is not None:
+        wanted = getattr(policy, "streams", None) if streams is None else streams
+        complete = complete_results(Path(results), known_as, keys, streams=wanted)
     if complete is not None:
         return complete
     if spec is None:
@@ -323,14 +327,28 @@ def look_at_robots(
 
 
 def complete_results(
-    path: Path, policy: PolicyIdentity, keys: Sequence[EpisodeKey]
+    path: Path,
+    policy: PolicyIdentity,
+    keys: Sequence[EpisodeKey],
+    *,
+    streams: Sequence[str] | None = None,
 ) -> Evaluation | None:
     """Return the evaluation of this policy and these episodes, if nothing of it is missing.
 
     The robots are not looked at, and need not be there.
+
+    Args:
+        path: Of the results.
+        policy: Which one.
+        keys: The episodes.
+        streams: That the policy is to be given; None if that is not known.
     """
     found = read_results(path)
     if found is None or found.missing or found.about.policy.mark != policy.mark:
+        return None
+    if found.about.version != __version__:
+        return None
+    if streams is not None and found.about.streams != tuple(streams):
         return None
     return Evaluation.of_record(found) if found.about.keys_hash == hash_of_keys(keys) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["EvaluationFolder", "write_report"]
 
 _EVALUATIONS: Final = Path("evaluations")
+_LONGEST: Final = 80  # of the readable part of a file's name, in characters
 
 
 class EvaluationFolder:
@@ -55,8 +57,16 @@ class EvaluationFolder:
         return self.path / "report.html"
 
     def video(self, name: str) -> Path:
-        """The film of an episode."""
-        return self.path / "videos" / f"{re.sub(r'[^0-9A-Za-z.-]+', '-', name).strip('-')}.mp4"
+        """The film of an episode: of different names in different files, however long they are."""
+        short = re.sub(r"[^0-9A-Za-z.-]+", "-", name).strip("-")
+        if short != name:
+            short = f"{short[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return self.path / "videos" / f"{short}.mp4"
+
+    @property
+    def films(self) -> Path:
+        """Which videos there are, and what is on them; a line each."""
+        return self.path / "videos" / "films.jsonl"
 
 
 def write_report(folder: str | Path, evaluation: Evaluation, *, films: Sequence[Film] = ()) -> Path:

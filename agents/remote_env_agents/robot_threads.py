@@ -45,6 +45,13 @@ class _Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class _Moving:
+    """The robot was reset: whatever it was lost for is over."""
+
+    robot: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Over:
     """An episode was done or spoiled; None if it was not even begun."""
 
@@ -68,7 +75,7 @@ class _Broke:
     error: BaseException
 
 
-_News = _Ready | _Over | _Lost | _Broke
+_News = _Ready | _Moving | _Over | _Lost | _Broke
 
 
 class _StoppedError(Exception):
@@ -96,7 +103,9 @@ class _Run:
         self._desk = desk
         self._news: TimedQueue[_News] = TimedQueue()
         self._idle: deque[str] = deque()
-        self._lost: dict[str, tuple[float, BaseException]] = {}
+        # Robots that were lost and not reset since: since when, and why.
+        self._away: dict[str, tuple[float, BaseException]] = {}
+        self._missed: set[str] = set()  # that were lost, and have done no episode since
         stopping, thinking = threading.Event(), threading.Lock()
         self._stopping = stopping
         self._workers = {
@@ -127,6 +136,8 @@ class _Run:
     def _take_in(self, news: _News) -> None:
         if isinstance(news, _Ready):
             self._idle.append(news.robot)
+        elif isinstance(news, _Moving):
+            self._away.pop(news.robot, None)
         elif isinstance(news, _Lost):
             self._note_lost(news.robot, news.error)
         elif isinstance(news, _Broke):
@@ -137,7 +148,8 @@ class _Run:
             self._take_in_episode(news.assignment, news.episode)
 
     def _take_in_episode(self, assignment: Assignment, episode: Episode) -> None:
-        if not episode.spoiled and self._lost.pop(episode.robot, None) is not None:
+        if not episode.spoiled and episode.robot in self._missed:
+            self._missed.remove(episode.robot)
             logger.warning("%s is back", episode.robot)
             self._desk.note(RobotEvent(episode.robot, "returned"))
         elif episode.spoiled in _GONE:
@@ -148,18 +160,19 @@ class _Run:
             logger.warning("seed %s on %s is spoiled (%s)", name, episode.robot, why)
 
     def _note_lost(self, robot: str, error: BaseException) -> None:
-        is_news = robot not in self._lost
-        since, _ = self._lost.get(robot, (time.monotonic(), error))
-        self._lost[robot] = since, error
+        is_news = robot not in self._missed
+        since, _ = self._away.get(robot, (time.monotonic(), error))
+        self._away[robot] = since, error
+        self._missed.add(robot)
         level = logging.WARNING if is_news else logging.DEBUG
         logger.log(level, "%s is out for now: %s", robot, error)
         if is_news:
             self._desk.note(RobotEvent(robot, "lost", str(error)))
 
     def _give_up_without_robots(self) -> None:
-        if len(self._lost) < len(self._workers):
+        if len(self._away) < len(self._workers):
             return
-        since, error = max(self._lost.values(), key=lambda entry: entry[0])
+        since, error = max(self._away.values(), key=lambda entry: entry[0])
         if time.monotonic() - since > self._job.patience:
             raise error
 
@@ -256,6 +269,8 @@ class _Worker:
         def note(step: int) -> None:
             if self._stopping.is_set():
                 raise _StoppedError
+            if step == 0:
+                self._say(_Moving(self._url))
 
         policy = self._policy_of(assignment.key.seed)
         try:

@@ -133,9 +133,20 @@ def _load(config: TrainConfig, path: Path, vec_env: Any, *, only_acts: bool) -> 
     if config.algo == "ppo":
         kwargs["rollout_buffer_class"] = rollout_buffer_class(vec_env.observation_space)
     try:
-        return cls.load(path, env=vec_env, device=device, custom_objects=custom, **kwargs)
+        model = cls.load(path, env=vec_env, device=device, custom_objects=custom, **kwargs)
     except ValueError as error:  # spaces
         raise ConfigurationError(f"{path} does not fit this robot: {error}") from error
+    _fit_noise(model, vec_env.num_envs)
+    return model
+
+
+def _fit_noise(model: Any, count: int) -> None:
+    """Let as many noises be made anew as there are robots, if it was another number."""
+    from stable_baselines3.common.noise import VectorizedActionNoise
+
+    noise = getattr(model, "action_noise", None)
+    if isinstance(noise, VectorizedActionNoise) and len(noise.noises) != count:
+        model.action_noise = noise.base_noise
 
 
 def restore(model: Any, state: dict[str, Any] | None, *, goes_on: bool) -> None:
@@ -164,7 +175,9 @@ def restore(model: Any, state: dict[str, Any] | None, *, goes_on: bool) -> None:
         truncate(replay)
         model.replay_buffer = replay
     elif hasattr(model, "replay_buffer"):
-        model.learning_starts += model.num_timesteps
+        # What it was in the beginning: what is saved may be shifted already, by a run before.
+        model.warm_up = getattr(model, "warm_up", model.learning_starts)
+        model.learning_starts = model.warm_up + model.num_timesteps
     if state is not None and goes_on:
         restore_chance(state["chance"], model)
 

@@ -11,7 +11,9 @@ from reaching import Reach
 
 from remote_env import ConfigurationError, RemoteRobotEnv, RobotFaultError, TransportError
 from remote_env.cli import main
-from remote_env_agents import EpisodeKey, Job, PolicyIdentity, RandomPolicy, evaluate
+from remote_env.version import __version__
+from remote_env_agents import EpisodeKey, Job, PolicyIdentity, RandomPolicy, eval_command, evaluate
+from remote_env_agents.report import EvaluationFolder
 from remote_env_agents.results import read_results
 from remote_env_server import RobotServer
 
@@ -87,6 +89,25 @@ def test_what_is_complete_is_shown_and_needs_no_robot(serve, folder, capsys):
     assert robot.seeds == []
 
 
+def test_what_is_complete_with_other_streams_is_another_evaluation(serve, tmp_path):
+    url, results = serve(Reach()).url, tmp_path / "episodes.jsonl"
+    options = {"episodes": 2, "results": results}
+    evaluate("random", [url], **options, streams=["goal_difference"])
+    again = evaluate("random", ["ws://127.0.0.1:1"], **options, streams=("goal_difference",))
+    assert again.about.streams == ("goal_difference",)
+    with pytest.raises(ConfigurationError, match="streams was .*goal_difference.* and is"):
+        evaluate("random", [url], **options, streams=["achieved_goal"])
+
+
+def test_what_is_complete_with_another_version_is_another_evaluation(serve, tmp_path):
+    url, results = serve(Reach()).url, tmp_path / "episodes.jsonl"
+    evaluate("random", [url], episodes=2, results=results)
+    text = results.read_text()
+    results.write_text(text.replace(f'"{__version__}"', '"0.0.1"', 1))
+    with pytest.raises(ConfigurationError, match="remote-robot-env was 0.0.1"):
+        evaluate("random", [url], episodes=2, results=results)
+
+
 def test_another_evaluation_in_the_folder_is_refused(serve, folder, capsys):
     robot = Reach()
     url = serve(robot).url
@@ -141,7 +162,47 @@ def test_the_worst_are_filmed_and_linked(serve, folder, capsys):
     assert f'<video controls preload="metadata" src="videos/seed-{worst.name}.mp4">' in page
     assert "just as it was counted" in page
     assert run([url], folder, "--video-of", "2", "4") == 0  # of a complete evaluation
-    assert len(list((folder / "videos").iterdir())) in (2, 3)
+    assert len(list((folder / "videos").glob("*.mp4"))) in (2, 3)
+
+
+def films_in(folder):
+    return (folder / "report.html").read_text().count("<video ")
+
+
+def test_films_stay_in_the_report_of_who_only_looks(serve, folder, monkeypatch):
+    pytest.importorskip("av", reason="needs the extra [video]")
+    url = serve(Reach()).url
+    assert run([url], folder, "--video-of", "0", "1") == 0
+    assert films_in(folder) == 2
+    assert main(["eval", "--folder", str(folder)]) == 0
+    assert films_in(folder) == 2
+    assert run([url], folder) == 0
+    assert films_in(folder) == 2
+
+    made = eval_command.record_episodes
+
+    def fail_later(path, *arguments, seeds, **options):
+        if seeds[0].seed == 4:
+            raise RobotFaultError("smoke")
+        return made(path, *arguments, seeds=seeds, **options)
+
+    monkeypatch.setattr(eval_command, "record_episodes", fail_later)
+    assert run([url], folder, "--video-of", "3", "4") == 1
+    assert films_in(folder) == 3
+    (folder / "videos" / "seed-1.mp4").unlink()
+    assert main(["eval", "--folder", str(folder)]) == 0
+    assert films_in(folder) == 2
+
+
+def test_films_of_different_episodes_have_different_names(tmp_path):
+    names = [
+        EpisodeKey(7, options).name
+        for options in ({"pose": "a b"}, {"pose": "a-b"}, {"pose": list(range(200))}, {})
+    ]
+    files = {EvaluationFolder(tmp_path).video(f"seed-{name}").name for name in names}
+    assert len(files) == 4
+    assert max(map(len, files)) < 120
+    assert "seed-7.mp4" in files
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Every seed counts exactly once, whatever happens to the robots."""
 
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from reaching import Reach, Silent, stay, straight_to_the_goal
 from remote_env import ActionRefusedError, ConfigurationError, RobotFaultError, TransportError
 from remote_env_agents import EpisodeKey, RandomPolicy, evaluate
 from remote_env_agents.robots import look_at
+from remote_env_server import Mode
 
 
 def seeds_of(evaluation):
@@ -100,6 +103,40 @@ class Broken(Reach):
 def test_without_any_robot_it_fails_with_what_the_last_one_failed_with(serve):
     with pytest.raises(RobotFaultError, match="no power"):
         evaluate(stay, [serve(Broken()).url], episodes=3, patience=0.3)
+
+
+def test_a_robot_that_works_again_is_not_lost_however_long_its_episode(serve, caplog):
+    class Hiccup(Reach):
+        def apply_action(self, action):
+            if len(self.seeds) == 1:
+                raise RuntimeError("hiccup")
+            time.sleep(0.1)
+            super().apply_action(action)
+
+    evaluation = evaluate(stay, [serve(Hiccup()).url], episodes=1, patience=0.5)
+    assert len(evaluation.episodes) == 1
+    assert evaluation.missing == ()
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if line.endswith("is back")]) == 1
+
+
+def test_an_episode_that_begins_with_a_stale_observation_does_not_count(serve):
+    """Its first action answers what was there before the reset."""
+
+    class Late(Reach):
+        modes = (Mode.REALTIME,)
+
+        def proprio_configs(self):
+            return [replace(config, max_age=0.15) for config in super().proprio_configs()]
+
+        def reset(self, *, seed=None):
+            super().reset(seed=seed)
+            if len(self.seeds) == 1:
+                time.sleep(0.3)
+
+    evaluation = evaluate(stay, [serve(Late()).url], episodes=1)
+    assert [episode.spoiled for episode in evaluation.spoiled] == ["stale_sensor"]
+    assert len(evaluation.episodes) == 1
 
 
 def test_a_robot_that_stays_lost_is_said_once(serve, caplog):

@@ -124,6 +124,17 @@ def test_without_its_buffer_a_run_warms_up_again(serve, tmp_path):
     assert load_state(find_checkpoint(folder))["buffer"] is None
     result = train(TrainConfig((url,), **options, steps=230, resume=folder))
     assert result.gradient_steps == 10 + 20  # after 100 steps, each time
+    result = train(TrainConfig((url,), **options, steps=350, resume=folder))
+    assert result.gradient_steps == 10 + 20 + 20
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_policy_goes_on_with_another_number_of_robots(serve, tmp_path, count):
+    urls = [serve(Reach()).url for _ in range(3)]
+    options = {"algo": "td3", "save_buffer": False, "hyperparameters": TINY}
+    first = train(TrainConfig(tuple(urls[:2]), **options, steps=20, folder=tmp_path / "first"))
+    options = {"algo": "td3", "steps": 30, "resume": first.policy, "folder": tmp_path / "next"}
+    assert train(TrainConfig(tuple(urls[:count]), **options)).steps == 30
 
 
 def test_a_new_run_begins_with_a_checkpoint_and_its_buffer(serve, tmp_path):
