@@ -40,13 +40,32 @@ class InvalidRows(BaseCallback):
 
     Stable-Baselines3 gives a rollout buffer no ``info``, but calls its callbacks between the step
     and the buffer. With another buffer than these it does nothing.
+
+    Args:
+        time_goes_on: Whether the robots' time goes on while the policy is updated, and they
+            hold. The first action after that answers an observation of before, so that row is
+            none either, unless an episode begins there.
     """
+
+    def __init__(self, *, time_goes_on: bool = False) -> None:
+        super().__init__()
+        self._time_goes_on = time_goes_on
+        self._is_within: NDArray[np.bool_] | None = None  # whether each is in an episode
+        self._waited: NDArray[np.bool_] | None = None
+
+    def _on_rollout_start(self) -> None:
+        if self._time_goes_on:
+            self._waited = self._is_within
 
     def _on_step(self) -> bool:
         buffer = self.locals.get("rollout_buffer")
         if isinstance(buffer, RobotRolloutBuffer):
             infos = self.locals["infos"]
-            buffer.mark(np.array([not is_transition(info) for info in infos], np.bool_))
+            invalid = np.array([not is_transition(info) for info in infos], np.bool_)
+            if self._waited is not None:
+                invalid |= self._waited
+            buffer.mark(invalid)
+            self._waited, self._is_within = None, ~np.asarray(self.locals["dones"], np.bool_)
         return True
 
 

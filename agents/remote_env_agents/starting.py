@@ -178,6 +178,8 @@ def restore(model: Any, state: dict[str, Any] | None, *, goes_on: bool) -> None:
         # What it was in the beginning: what is saved may be shifted already, by a run before.
         model.warm_up = getattr(model, "warm_up", model.learning_starts)
         model.learning_starts = model.warm_up + model.num_timesteps
+    if replay is None or not goes_on:
+        model.owed_updates = 0, []  # of what is not there, or of another run
     if state is not None and goes_on:
         restore_chance(state["chance"], model)
 

@@ -229,7 +229,7 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
         with display:
             model.learn(
                 steps_left(config, start, model.num_timesteps),
-                callback=[InvalidRows(), watcher, *callbacks],
+                callback=[InvalidRows(time_goes_on=not is_lockstep), watcher, *callbacks],
                 reset_num_timesteps=start.checkpoint is None,
             )
         ended_by = "success" if watcher.reached else "steps"

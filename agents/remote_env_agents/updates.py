@@ -92,6 +92,9 @@ class BetweenEpisodes(BaseCallback):
     hold there, and go on with it afterwards; the action after that answers an observation of
     before, so where time goes on meanwhile that one step is marked as no transition.
 
+    What is owed stands in ``model.owed_updates``, which a checkpoint holds: a run that goes on
+    owes it, and makes it up when the robots have ended their episodes.
+
     Args:
         model: With ``train_freq=1``; makes no updates of its own any more.
         time_goes_on: Whether the robots' time goes on while they hold.
@@ -101,10 +104,13 @@ class BetweenEpisodes(BaseCallback):
         super().__init__()
         model.gradient_steps = 0
         self._time_goes_on = time_goes_on
+        before: tuple[int, list[bool]] = getattr(model, "owed_updates", (0, []))
+        self._owed, has_ended = before
         self._has_ended = np.zeros(model.n_envs, np.bool_)
+        if len(has_ended) == model.n_envs:
+            self._has_ended[:] = has_ended
         self._is_within = np.ones(model.n_envs, np.bool_)
         self._waited = np.zeros(model.n_envs, np.bool_)
-        self._owed = 0
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -114,6 +120,7 @@ class BetweenEpisodes(BaseCallback):
         if self.num_timesteps > self.model.learning_starts:  # type: ignore[attr-defined]
             self._owed += len(infos)
             self._has_ended |= ~self._is_within | np.asarray(lost, np.bool_)
+            self._note()
         for index in np.flatnonzero(self._waited):
             infos[index].setdefault("remote", {})["invalid_transition"] = True
         self._waited[:] = False
@@ -133,5 +140,10 @@ class BetweenEpisodes(BaseCallback):
             model.train(gradient_steps=self._owed, batch_size=model.batch_size)
         self._owed = 0
         self._has_ended[:] = False
+        self._note()
         if self._time_goes_on:
             self._waited |= self._is_within
+
+    def _note(self) -> None:
+        model: Any = self.model
+        model.owed_updates = self._owed, self._has_ended.tolist()

@@ -33,7 +33,7 @@ class PreparedObservations(VecEnvWrapper):
 
     ``info["terminal_observation"]`` is made with the memory of the episode that ended, what is
     returned beside it with a new one. A step of which ``info["remote"]`` says
-    ``invalid_transition`` changes no memory.
+    ``invalid_transition`` changes no memory, but that with which an episode ends.
 
     Attributes:
         recipe: What is done, in full: the same without asking a robot.

@@ -28,6 +28,7 @@ from remote_env_agents.learner_process import (
     Report,
     SaveCheckpoint,
     _Learner,
+    takes_more,
 )
 from remote_env_agents.presets import resolve
 from remote_env_agents.robots import look_at, streams_to_learn
@@ -138,6 +139,24 @@ def test_while_it_is_slow_the_data_goes_into_the_buffer_and_what_it_owes_is_said
     assert str(each.ended_with) == "once is enough"
     assert model.replay_buffer.pos == WARMUP + 1 + 40
     assert each.learner._owed == 40
+
+
+@pytest.mark.timeout(30)
+def test_what_nobody_reads_is_not_sent():
+    """While robots are evaluated for minutes, the learner goes on learning."""
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        sent = 0
+        while takes_more(ours):
+            ours.send(Report(1, 10, 5, {"train/actor_loss": 0.1}))
+            sent += 1
+        assert sent > 10
+        learner = object.__new__(_Learner)
+        learner._connection = ours
+        learner._report()  # would wait for ever
+        while theirs.poll():
+            theirs.recv()
+        assert takes_more(ours)
 
 
 def test_it_ends_when_its_collector_is_gone(bench):

@@ -66,6 +66,12 @@ def kill_training(monkeypatch):
 CASES = {
     "ppo": {"steps": 256, "hyperparameters": replace(TINY, rollout=64), "checkpoint_every": 100},
     "td3": {"steps": 150, "checkpoint_every": 110},
+    "sac between episodes": {
+        "algo": "sac",
+        "steps": 190,
+        "checkpoint_every": 130,
+        "updates": "between-episodes",
+    },
     "tqc and her": {"algo": "tqc", "steps": 150, "checkpoint_every": 110, "her": True},
 }
 

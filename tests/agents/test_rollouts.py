@@ -166,6 +166,37 @@ def test_with_nothing_missing_it_is_bit_by_bit_the_one_of_sb3(cls):
         assert str(ours.observations) == str(theirs.observations)
 
 
+@pytest.mark.parametrize("time_goes_on", [False, True])
+def test_what_answers_an_observation_of_before_an_update_is_missing(serve, time_goes_on):
+    """Of episodes of ten steps, in rollouts of four: the third ends with one and begins one."""
+    env = RemoteRobotVecEnv([serve(Reach()).url])
+    model = PPO(
+        "MultiInputPolicy",
+        env,
+        n_steps=4,
+        batch_size=4,
+        n_epochs=1,
+        rollout_buffer_class=rollout_buffer_class(env.observation_space),
+        policy_kwargs={"net_arch": [4]},
+        device="cpu",
+    )
+    missing = []
+
+    class Look(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            missing.append(self.model.rollout_buffer.invalid[:, 0].tolist())
+
+    try:
+        model.learn(24, callback=[InvalidRows(time_goes_on=time_goes_on), Look()])
+    finally:
+        env.close()
+    whole, first = [False] * 4, [time_goes_on, False, False, False]
+    assert missing == [whole, first, first, first, first, whole]
+
+
 def test_a_rollout_of_nothing_is_an_error():
     with pytest.raises(TooFewRobotsError, match="none of the 2 rows"):
         fill(

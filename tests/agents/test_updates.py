@@ -4,12 +4,15 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
+from types import SimpleNamespace
+
 from reaching import Reach, Timed
 from trained import TINY
 
 from remote_env_agents import TrainConfig, train
 from remote_env_agents.presets import make_model, resolve
 from remote_env_agents.robots import make_vec_env
+from remote_env_agents.starting import restore
 from remote_env_agents.updates import BetweenEpisodes
 
 WARMUP = 100
@@ -88,3 +91,14 @@ def test_a_robot_in_real_time_misses_no_period_between_its_own_episodes(serve, s
     assert result.gradient_steps == 30
     assert result.periods.periods == 130
     assert result.periods.missed < 20 * slowdown
+
+
+def test_what_is_owed_goes_on_with_the_model_and_its_buffer():
+    model = SimpleNamespace(n_envs=2, owed_updates=(5, [True, False]))
+    updates = BetweenEpisodes(model, time_goes_on=False)
+    assert (updates._owed, updates._has_ended.tolist()) == (5, [True, False])
+    model.n_envs = 3
+    updates = BetweenEpisodes(model, time_goes_on=False)
+    assert (updates._owed, updates._has_ended.tolist()) == (5, [False] * 3)
+    restore(model, {"buffer": None, "chance": None}, goes_on=False)
+    assert BetweenEpisodes(model, time_goes_on=False)._owed == 0
