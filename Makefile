@@ -54,13 +54,11 @@ $(NODE_INSTALLED): tests/interop/package.json
 	else echo "npm is not installed: the test of the Node client will be skipped"; fi
 
 # What is tested in real time mostly waits: two at a time, and not beside tests that keep a core
-# busy. A virtual machine may itself stand still for longer than a stream may be old (146 ms, seen
-# in 10 minutes on an idle one), so what fails has a second try, alone, and the first failure stays
-# in sight above it.
-AGAIN := --last-failed --last-failed-no-failures none
+# busy. A host may stop a virtual machine for longer than a stream may be old, so what fails is
+# tried again, alone, when it does not (tests/tries.py). All that failed stays in sight.
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not realtime" || $(BIN)/python -m pytest -m "not realtime" $(AGAIN)
-	$(BIN)/python -m pytest -n 2 -m realtime || $(BIN)/python -m pytest -m realtime $(AGAIN)
+	$(BIN)/python tests/tries.py -n 2 -m "not realtime"
+	$(BIN)/python tests/tries.py -n 2 -m realtime
 
 # What must hold whatever carries the frames, with the WebSocket library's own ends.
 test-plain: setup

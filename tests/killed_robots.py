@@ -53,6 +53,8 @@ class Served:
         os.kill(self.process.pid, number)
         if number == signal.SIGKILL:
             self.process.join(10)
+        if number == signal.SIGSTOP:
+            os.waitpid(self.process.pid, os.WUNTRACED)  # until then it may answer
 
     def end(self):
         if self.process.is_alive():
