@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from remote_env.errors import ConfigurationError
+from remote_env.protocol.values import UnsupportedValueError, Value, pack_value
 from remote_env.spec import RobotSpec
 
-__all__ = ["check_max_age", "check_seed", "check_steps", "check_timeout"]
+__all__ = ["check_max_age", "check_options", "check_seed", "check_steps", "check_timeout"]
 
 
 def check_timeout(name: str, seconds: object) -> None:
@@ -71,6 +72,28 @@ def check_seed(seed: int | None) -> int | None:
     Raises:
         ConfigurationError: If it is none.
     """
-    if seed is not None and not 0 <= int(seed) < 1 << 64:
-        raise ConfigurationError(f"seed must be from 0 to 2**64 - 1, not {seed}")
-    return None if seed is None else int(seed)
+    if seed is None:
+        return None
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 64:
+        raise ConfigurationError(f"seed must be an integer from 0 to 2**64 - 1, not {seed!r:.80}")
+    return int(seed)
+
+
+def check_options(options: object) -> dict[str, Value] | None:
+    """Return a copy of what a reset is given for the robot.
+
+    Raises:
+        ConfigurationError: If it is no dict, or has something in it that cannot be sent.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise ConfigurationError(
+            f"options must be a dict, whose keys are text, and not {options!r:.80}"
+        )
+    given = dict(options)
+    try:
+        pack_value(given, [], path="options")
+    except UnsupportedValueError as error:
+        raise ConfigurationError(f"{error}, which cannot be sent to a robot") from None
+    return given

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from numpy.typing import NDArray
 
 from remote_env.agreeing import begin_requests, check_derived
-from remote_env.arguments import check_seed
+from remote_env.arguments import check_options, check_seed
 from remote_env.asking import Answer, Waiting
 from remote_env.errors import (
     ActionRefusedError,
@@ -209,9 +209,12 @@ class RobotClient(SharedSession):
         max_steps: int | None,
     ) -> Make:
         """Return what makes the request, with options as they are now."""
-        plain = None if options is None else dict(options)
         return functools.partial(
-            Reset, seed=check_seed(seed), options=plain, take=take, max_steps=max_steps
+            Reset,
+            seed=check_seed(seed),
+            options=check_options(options),
+            take=take,
+            max_steps=max_steps,
         )
 
     def _reset_once(self, make: Make, waiting: Waiting, deadline: float) -> ResetDone:

@@ -6,7 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import gymnasium
 from gymnasium import spaces
@@ -17,18 +18,42 @@ __all__ = ["all_at_once", "check_spaces", "check_urls", "naming"]
 
 T = TypeVar("T")
 
+_PORTS: Final = {"ws": 80, "wss": 443}  # RFC 6455, section 3
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
 
 def check_urls(urls: Sequence[str]) -> None:
     """Refuse what is no list of urls.
 
     Raises:
-        ConfigurationError: If it is none, is empty, or has a url twice.
+        ConfigurationError: If it is none, is empty, or has a robot twice.
     """
-    if isinstance(urls, str) or not urls:
+    if isinstance(urls, str) or not isinstance(urls, Sequence) or not urls:
         raise ConfigurationError(f"urls must be a list of at least one url, not {urls!r:.80}")
+    known: dict[object, str] = {}
     for url in urls:
-        if list(urls).count(url) > 1:
-            raise ConfigurationError(f"{url} comes twice; each robot can be commanded once")
+        if not isinstance(url, str):
+            raise ConfigurationError(f"urls must be text such as ws://robot:8765, not {url!r:.80}")
+        other = known.setdefault(_robot_at(url), url)
+        if other is not url or list(urls).count(url) > 1:
+            raise ConfigurationError(
+                f"{url} comes twice{'' if other == url else f', also as {other}'}; each robot "
+                "can be commanded once, so serve another one at a port of its own"
+            )
+
+
+def _robot_at(url: str) -> object:
+    """Return the same for urls that are spelled in two ways and are one robot."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        return url
+    host = (parts.hostname or "").rstrip(".")
+    try:
+        port = parts.port
+    except ValueError:  # who connects says what is wrong with it
+        return url
+    here = "localhost" if host in _LOOPBACK else host
+    return parts.scheme, here, port or _PORTS[parts.scheme], parts.path.rstrip("/")
 
 
 def check_spaces(
@@ -39,7 +64,7 @@ def check_spaces(
     Args:
         urls: Of the robots.
         envs: The same.
-        hint: How to choose streams.
+        hint: How to choose streams, after a blank.
 
     Raises:
         ConfigurationError: If two have different spaces; names them, and what differs.
@@ -51,8 +76,8 @@ def check_spaces(
             if here != there:
                 raise ConfigurationError(
                     f"the robots at {urls[0]} and {url} have different spaces: "
-                    f"{name}{_difference(here, there)}. Choose the same streams=[...] of both "
-                    f"{hint}, or use one vector environment for each kind of robot"
+                    f"{name}{_difference(here, there)}. Choose the same streams=[...] of "
+                    f"both{hint}, or use one vector environment for each kind of robot"
                 )
 
 

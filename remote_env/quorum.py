@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 
 from remote_env.batches import Batch
 from remote_env.errors import ConfigurationError, TooFewRobotsError
@@ -21,7 +24,7 @@ def check_min_envs(min_envs: int, count: int) -> None:
     Raises:
         ConfigurationError: Saying what can.
     """
-    if not 0 <= min_envs <= count:
+    if not isinstance(min_envs, (int, np.integer)) or not 0 <= min_envs <= count:
         raise ConfigurationError(f"min_envs must be from 0 to {count}, not {min_envs!r:.40}")
 
 
@@ -40,13 +43,36 @@ class Quorum:
         self._min_envs = min_envs
         self._reconnect_timeout = reconnect_timeout
 
-    def await_resets(self, chosen: Sequence[Slot]) -> None:
-        """Wait until robots are reset, or refuse; for those that are down with patience.
+    def reset(
+        self,
+        chosen: Sequence[Slot],
+        seeds: Sequence[int | None],
+        options: Sequence[dict[str, Any] | None],
+    ) -> None:
+        """Begin an episode with each; wait until all did, or refuse, or are down with patience.
+
+        What was sent before and not received is dropped.
+
+        Args:
+            chosen: The robots.
+            seeds: Of all robots, not of these alone.
+            options: The same.
 
         Raises:
             RobotError: If one refuses what it was given.
             TooFewRobotsError: If fewer than ``min_envs`` robots are up then.
         """
+        try:
+            self._drain()
+            self._fleet.reset(chosen, seeds, options)
+            self._await_resets(chosen)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, between any two lines
+            self._fleet.settle()
+            raise
+
+    def _await_resets(self, chosen: Sequence[Slot]) -> None:
         patience = time.monotonic() + self._reconnect_timeout
         self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in chosen))
         self._fleet.gather(
@@ -152,7 +178,7 @@ class Quorum:
                 f"{self._min_envs}: {_why_down(self._fleet.slots)}"
             )
 
-    def drain(self) -> None:
+    def _drain(self) -> None:
         """Receive what was sent and is wanted by nobody any more."""
         asked = [slot for slot in self._fleet.slots if slot.is_asked]
         if asked:

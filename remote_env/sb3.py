@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from remote_env.arguments import check_options
 from remote_env.batches import Batches
 from remote_env.errors import ConfigurationError, LocalProtocolError
 from remote_env.fleet import Fleet, Row, Slot
@@ -146,11 +147,8 @@ class RemoteRobotVecEnv(VecEnv):
             LocalProtocolError: After ``close``.
         """
         self._check_open("reset")
-        self._quorum.drain()
         slots = self._fleet.slots
-        for slot, seed, options in zip(slots, self._seeds, self._options, strict=True):
-            self._fleet.reset(slot, seed=seed, options=options or None)
-        self._quorum.await_resets(slots)
+        self._quorum.reset(slots, self._seeds, [options or None for options in self._options])
         batch = self._batches.take(self.num_envs)
         for slot in slots:
             batch.keep(slot.index, slot.last)
@@ -160,6 +158,24 @@ class RemoteRobotVecEnv(VecEnv):
         self._reset_options()
         observation: VecEnvObs = batch.observation
         return observation
+
+    def set_options(self, options: Any = None) -> None:
+        """Take options for the next ``reset``: a dict for every robot, or a list of one for each.
+
+        Raises:
+            ConfigurationError: If they are none; those of before are forgotten then, too.
+        """
+        super().set_options(options)
+        try:
+            for one in self._options:
+                check_options(one)
+            if len(self._options) != self.num_envs:
+                raise ConfigurationError(
+                    f"{len(self._options)} options for {self.num_envs} robots; one for each"
+                )
+        except ConfigurationError:
+            self._reset_options()
+            raise
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Send every robot its action, and wait for none.

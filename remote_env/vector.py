@@ -31,7 +31,7 @@ from remote_env.vector_arguments import (
     count_robots,
     least_steps,
     list_urls,
-    split_mask,
+    split_options,
 )
 from remote_env.vector_base import Robots
 
@@ -220,7 +220,7 @@ class RemoteRobotVectorEnv(Robots):
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        options: Any = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode with all robots at once, or with some.
 
@@ -230,24 +230,23 @@ class RemoteRobotVectorEnv(Robots):
 
         Args:
             seed: For the first robot, one more for the second, and so on; or one for each.
-            options: For every robot. With ``options["reset_mask"]``, ``(num_envs,)`` bool, only
-                those robots are reset whose value is True; the others keep their observations.
+            options: A dict for every robot, or a list of one for each. With
+                ``options["reset_mask"]``, ``(num_envs,)`` bool, only those robots are reset whose
+                value is True; the others keep their observations.
 
         Returns:
             The observations, and the merged ``info`` of those that were reset.
 
         Raises:
+            ConfigurationError: If seeds or options are none; then nothing was sent.
             UnknownOptionError: If a robot does not know an option.
             TooFewRobotsError: If fewer than ``min_envs`` robots are up then.
         """
         self._check_open("reset")
         seeds = check_seeds(seed, self.num_envs)
-        mask, given = split_mask(options, self.num_envs)
-        self._quorum.drain()
+        mask, given = split_options(options, self.num_envs)
         chosen = [slot for slot in self._fleet.slots if mask[slot.index]]
-        for slot in chosen:
-            self._fleet.reset(slot, seed=seeds[slot.index], options=given)
-        self._quorum.await_resets(chosen)
+        self._quorum.reset(chosen, seeds, given)
         batch = self._batches.take(self.num_envs)
         infos: list[dict[str, Any] | None] = [None] * self.num_envs
         valid = np.ones(self.num_envs, np.bool_)
@@ -329,11 +328,14 @@ class RemoteRobotVectorEnv(Robots):
                 is down.
             RemoteEnvError: As ``step``.
         """
-        ids = [operator.index(i) for i in env_ids]
+        try:
+            ids = [operator.index(i) for i in env_ids]
+        except TypeError:
+            ids = [-1]
         if len(set(ids)) < len(ids) or not all(0 <= i < self.num_envs for i in ids):
             raise LocalProtocolError(
-                f"env_ids must be different numbers from 0 to {self.num_envs - 1}, not "
-                f"{list(env_ids)!r:.80}"
+                f"env_ids must be a list of different numbers from 0 to {self.num_envs - 1}, not "
+                f"{env_ids!r:.80}"
             )
         self._send(actions, [self._fleet.slots[i] for i in ids], to_all=False)
 

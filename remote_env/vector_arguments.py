@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from remote_env.arguments import check_seed, check_steps
+from remote_env.arguments import check_options, check_seed, check_steps
 from remote_env.errors import ActionRefusedError, ConfigurationError
 from remote_env.joint import check_urls, naming
 from remote_env.member import Member, PreparedAction
@@ -21,7 +21,7 @@ __all__ = [
     "count_robots",
     "least_steps",
     "list_urls",
-    "split_mask",
+    "split_options",
 ]
 
 Flags: TypeAlias = NDArray[np.bool_]
@@ -57,6 +57,8 @@ def list_urls(
             f"url={url!r:.80}, urls={urls!r:.80} and robot={robot!r:.80} (simulated here); give "
             "one of them"
         )
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(f"url must be text, not {url!r:.80}; give several as urls=[...]")
     if url is not None and num_envs != 1:
         raise ConfigurationError(
             f"num_envs={num_envs!r:.40} and one url, {url}, which is one robot; give urls=[...]"
@@ -94,20 +96,33 @@ def check_seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int
         return [None] * count
     if isinstance(seed, (int, np.integer)):
         return [check_seed(int(seed) + i) for i in range(count)]
+    if isinstance(seed, (str, bytes, Mapping)) or not isinstance(seed, (Sequence, np.ndarray)):
+        raise ConfigurationError(
+            f"seed must be an integer, or a list of one for each robot, not {seed!r:.80}"
+        )
     if len(seed) != count:
         raise ValueError(f"{len(seed)} seeds for {count} robots; give one for each")
     return [check_seed(one) for one in seed]
 
 
-def split_mask(options: dict[str, Any] | None, count: int) -> tuple[Flags, dict[str, Any] | None]:
+def split_options(
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None, count: int
+) -> tuple[Flags, list[dict[str, Any] | None]]:
     """Return which robots are reset, ``(count,)`` bool, and the options of each.
 
     Raises:
+        ConfigurationError: If they are no options, or if there are not as many.
         TypeError: If ``options["reset_mask"]`` is no array of bool.
         ValueError: If it has another shape, or is nowhere True.
     """
-    if options is None or _MASK not in options:
-        return np.ones(count, np.bool_), options
+    everyone: Flags = np.ones(count, np.bool_)
+    if isinstance(options, (list, tuple)):
+        if len(options) != count:
+            raise ConfigurationError(f"{len(options)} options for {count} robots; one for each")
+        return everyone, [check_options(one) for one in options]
+    if not isinstance(options, Mapping) or _MASK not in options:
+        given = check_options(options)
+        return everyone, [given] * count
     mask = options[_MASK]
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         raise TypeError(f"options['{_MASK}'] must be a numpy array of bool, not {mask!r:.80}")
@@ -116,7 +131,8 @@ def split_mask(options: dict[str, Any] | None, count: int) -> tuple[Flags, dict[
             f"options['{_MASK}'] must have the shape ({count},) and one True at least, not "
             f"{mask!r:.80}"
         )
-    return mask, {key: value for key, value in options.items() if key != _MASK}
+    given = check_options({key: value for key, value in options.items() if key != _MASK})
+    return mask, [given] * count
 
 
 class Actions:

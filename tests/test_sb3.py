@@ -136,6 +136,15 @@ def test_options_are_used_once(serve, connect_all):
     assert [info["start"] for info in env.reset_infos] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("options", [{"start": object()}, [{}], "xy", [{}, {1: 2}]])
+def test_options_that_make_no_sense_are_refused_and_forgotten(serve, connect_all, options):
+    env = connect_all([Counter(), Counter()], serve)
+    with pytest.raises(ConfigurationError, match="options"):
+        env.set_options(options)
+    env.reset()
+    assert [info["start"] for info in env.reset_infos] == [0.0, 0.0]
+
+
 def test_every_step_has_arrays_of_its_own(serve, connect_all):
     env = connect_all([Counter(), Counter()], serve)
     env.reset()

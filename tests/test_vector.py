@@ -195,7 +195,14 @@ def test_num_envs_beside_urls_must_be_their_number(serve):
     [
         ({"urls": []}, "at least one url"),
         ({"urls": ["ws://a:1", "ws://a:1"]}, "comes twice"),
+        ({"urls": ["ws://localhost:1", "ws://127.0.0.1:1/"]}, "also as ws://localhost:1"),
+        ({"urls": ["ws://A", "ws://a:80"]}, "also as ws://A"),
+        ({"urls": [1]}, "text such as"),
+        ({"urls": (url for url in ("ws://a:1",))}, "list of"),
         ({"urls": "ws://a:1"}, "list of"),
+        ({"url": ["ws://a:1", "ws://b:1"]}, r"give several as urls=\[...\]"),
+        ({"urls": ["ws://a:1"], "min_envs": "1"}, "min_envs must be"),
+        ({"urls": ["ws://a:1"], "min_envs": 0.5}, "min_envs must be"),
         ({"urls": ["ws://a:1"], "robot": "arm"}, "give one of them"),
         ({"urls": ["ws://a:1"], "autoreset_mode": "Never"}, "autoreset_mode must be"),
         ({"urls": ["ws://a:1"], "min_envs": 2}, "min_envs must be"),
@@ -205,6 +212,52 @@ def test_num_envs_beside_urls_must_be_their_number(serve):
 def test_arguments_that_make_no_sense_are_refused(options, match):
     with pytest.raises(ConfigurationError, match=match):
         RemoteRobotVectorEnv(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"options": "x"}, "options must be a dict"),
+        ({"options": 3}, "options must be a dict"),
+        ({"options": {1: 2}}, "options must be a dict"),
+        ({"options": [{}]}, "1 options for 2 robots"),
+        ({"options": [{}, "x"]}, "options must be a dict"),
+        ({"options": {"start": object()}}, r"options\['start'\] is a builtins.object"),
+        ({"options": {"reset_mask": np.ones(2, bool), "start": object()}}, "builtins.object"),
+        ({"seed": 1.5}, "seed must be an integer"),
+        ({"seed": [1.5, 2]}, "seed must be an integer"),
+        ({"seed": "12"}, "seed must be an integer"),
+        ({"seed": {"a": 1, "b": 2}}, "seed must be an integer"),
+    ],
+)
+def test_a_reset_that_makes_no_sense_is_refused_and_reaches_no_robot(serve, given, match):
+    robots = [Counter(), Counter()]
+    env = RemoteRobotVectorEnv([serve(robot).url for robot in robots])
+    env.reset(seed=1)
+    env.step(np.ones((2, 2), np.float32))
+    with pytest.raises(ConfigurationError, match=match):
+        env.reset(**given)
+    *_, infos = env.step(np.ones((2, 2), np.float32))  # the episode goes on
+    assert infos["steps"].tolist() == [2, 2]
+    assert infos["remote"]["valid"].all()
+    env.reset(seed=1)
+    env.close()
+
+
+def test_each_robot_may_have_options_of_its_own(serve):
+    env = RemoteRobotVectorEnv([serve(Counter()).url for _ in range(3)])
+    _, infos = env.reset(options=[{"start": 1.0}, None, {"start": 2.0}])
+    assert infos["start"].tolist() == [1.0, 0.0, 2.0]
+    env.close()
+
+
+def test_what_is_no_number_of_a_robot_is_refused(serve):
+    env = RemoteRobotVectorEnv([serve(Counter()).url])
+    env.reset()
+    for ids in ([0.5], 0, [1], [0, 0]):
+        with pytest.raises(errors.LocalProtocolError, match="env_ids must be"):
+            env.send(np.ones((1, 2), np.float32), ids)
+    env.close()
 
 
 class Wider(Counter):

@@ -1,6 +1,7 @@
 """What becomes of several robots when one of them fails."""
 
 import os
+import pkgutil
 import signal
 import threading
 import time
@@ -13,7 +14,9 @@ from killed_robots import ONES, Served, step_until
 from sample_robots import Counter, Limited
 
 from remote_env import errors
+from remote_env.sb3 import RemoteRobotVecEnv
 from remote_env.testing import FaultProxy
+from remote_env.vector import RemoteRobotVectorEnv
 from remote_env_server import ProprioConfig, RobotServer
 
 
@@ -492,3 +495,33 @@ def test_an_answer_that_ctrl_c_took_is_waited_for_by_nobody(serve, connect_all, 
             env.step(ONES[:2])
     env.reset(seed=1)
     assert valid(step_until(env, lambda told: valid(told).all(), actions=ONES[:2])[-1]).all()
+
+
+@pytest.mark.parametrize("make", [RemoteRobotVectorEnv, RemoteRobotVecEnv])
+@pytest.mark.parametrize(
+    "call", ["member.Member.send_reset", "polled_client.PolledClient.begin_reset"]
+)
+@pytest.mark.parametrize("is_before", [True, False])
+def test_ctrl_c_while_resets_are_sent_leaves_an_environment_that_can_be_reset(
+    serve, monkeypatch, make, call, is_before
+):
+    env = make([serve(Counter()).url for _ in range(3)])
+    env.reset()
+    owner, name = pkgutil.resolve_name(f"remote_env.{call.rsplit('.', 1)[0]}"), call.split(".")[-1]
+    send, sent = getattr(owner, name), []
+
+    def interrupt(*given, **named):
+        sent.append(given)
+        if len(sent) == 2 and is_before:
+            raise KeyboardInterrupt
+        send(*given, **named)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            env.reset()
+    env.reset()
+    assert not env.step(ONES)[2].any()
+    env.close()

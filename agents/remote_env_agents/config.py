@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from remote_env.errors import ConfigurationError
+from remote_env.joint import check_urls
 from remote_env_agents.wrapping import Wrapping
 
 __all__ = [
@@ -251,11 +252,7 @@ class EvalConfig:
 def _check_urls(urls: tuple[str, ...]) -> None:
     if not urls:
         raise ConfigurationError("give the url of at least one robot, such as ws://127.0.0.1:8765")
-    twice = sorted({url for url in urls if urls.count(url) > 1})
-    if twice:
-        raise ConfigurationError(
-            f"{twice[0]} is given twice; a url is one robot, so serve another one at its own port"
-        )
+    check_urls(urls)
 
 
 def _check_least(name: str, value: int, least: int) -> None:

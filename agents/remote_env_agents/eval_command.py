@@ -114,6 +114,10 @@ class _Command:
             if folder.results.exists():
                 error.args = (f"{error}; what was done until then is in {folder.path}",)
             raise
+        except KeyboardInterrupt:
+            if (found := read_results(folder.results)) is not None:
+                _report(folder, Evaluation.of_record(found), self._console)
+            raise
         code = _report(folder, evaluation, self._console)
         if config.video_of:
             try:

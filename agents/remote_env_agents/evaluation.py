@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from remote_env.errors import ConfigurationError, TransportError
+from remote_env.joint import check_urls
 from remote_env.spec import Mode, RobotSpec
 from remote_env.version import __version__
 from remote_env_agents.about import About, PolicyIdentity
@@ -249,8 +250,7 @@ def evaluate(
         RemoteEnvError: If all robots are lost: what the last one failed with.
     """
     keys = list_of_episodes(episodes, seed=seed, options=options)
-    if not urls:
-        raise ConfigurationError("an evaluation needs the url of one robot at least")
+    check_urls(urls)
     known_as = identity or PolicyIdentity.of(policy)
     complete = None
     if results is not None:
@@ -286,6 +286,8 @@ def list_of_episodes(
     """
     if isinstance(episodes, int):
         keys = cross(range(seed, seed + episodes), options)
+    elif not isinstance(episodes, Iterable):
+        raise ConfigurationError(f"episodes is a number, or EpisodeKeys, not {episodes!r:.60}")
     else:
         keys = tuple(episodes)
         if options:

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,7 @@ from remote_env_agents.training import TrainingResult
 
 __all__ = ["print_evaluation", "print_training"]
 
+_LISTED: Final = 10  # seeds; all are in summary.json
 _ENDED = {
     "steps": "all steps are done",
     "success": "the success rate is reached",
@@ -131,8 +133,13 @@ def _say_what_failed(say: Callable[[str], object], evaluation: Evaluation) -> No
         name, robot = plain(episode.key.name), plain(episode.robot)
         say(f"spoiled: seed {name} on {robot}, {plain(episode.spoiled)}")
     if evaluation.missing:
-        seeds = ", ".join(key.name for key in evaluation.missing)
-        say(f"[bold red]not counted:[/] seeds {plain(seeds)}")
+        seeds = ", ".join(key.name for key in evaluation.missing[:_LISTED])
+        more = len(evaluation.missing) - _LISTED
+        rest = f" and {more} more" if more > 0 else ""
+        say(
+            f"[bold red]not counted:[/] seeds {plain(seeds)}{rest}: {len(evaluation.missing)} of "
+            f"{evaluation.about.episodes} episodes; the command that began this goes on"
+        )
 
 
 def _ms(seconds: float) -> str:

@@ -48,7 +48,8 @@ def connect(url: str, *, timeout: float, max_frame_size: int, is_brief: bool = F
         ConnectFailedError: If no robot server answers there.
         AccessDeniedError: If the server refuses this client.
     """
-    scheme, separator, rest = url.partition("://")
+    # Not text: somebody's slip, such as a list for the urls of a vector environment.
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     scheme = scheme.lower()
     if separator and rest and scheme in connecting.SCHEMES:
         return connecting.connect(

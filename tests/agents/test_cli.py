@@ -7,6 +7,7 @@ import pytest
 from reaching import Reach
 
 from remote_env.cli import main
+from remote_env_agents import eval_command
 
 LOOK = """
 import sys
@@ -60,6 +61,25 @@ def test_exit_codes(arguments, code, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_an_evaluation_that_is_interrupted_says_how_far_it_is(serve, capsys, tmp_path, monkeypatch):
+    taken = []
+
+    def take(_, episode):
+        taken.append(episode)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(eval_command._Progress, "take", take)
+    options = ["--policy", "random", "--episodes", "40", "--folder", str(tmp_path)]
+    assert main(["eval", serve(Reach()).url, *options]) == 130
+    shown = capsys.readouterr().out
+    assert "not counted: seeds 100000" in shown.replace("\n", " ")
+    assert "of 40 episodes; the command that began this goes on" in shown.replace("\n", " ")
+    assert shown.count("100000") <= 10
+    monkeypatch.undo()
+    assert main(["eval", serve(Reach()).url, *options]) == 0
+
+
 def test_an_episode_that_could_not_be_finished_is_exit_code_1(serve, capsys, tmp_path):
     class Cursed(Reach):
         def apply_action(self, action):
@@ -68,4 +88,4 @@ def test_an_episode_that_could_not_be_finished_is_exit_code_1(serve, capsys, tmp
     url = serve(Cursed()).url
     options = ["--policy", "random", "--episodes", "1", "--seed", "4", "--folder", str(tmp_path)]
     assert main(["eval", url, *options]) == 1
-    assert "not counted: seeds 4" in capsys.readouterr().out
+    assert "not counted: seeds 4: 1 of 1 episodes" in capsys.readouterr().out

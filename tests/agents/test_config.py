@@ -12,7 +12,8 @@ URL = "ws://127.0.0.1:9"
     ("options", "message"),
     [
         ({"urls": ()}, "the url of at least one robot"),
-        ({"urls": (URL, URL)}, f"{URL} is given twice"),
+        ({"urls": (URL, URL)}, f"{URL} comes twice"),
+        ({"urls": (URL, f"{URL}/")}, "also as ws://127.0.0.1:9; each robot"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"success_at": 95.0}, "success_at is a rate"),
