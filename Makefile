@@ -62,13 +62,13 @@ test: setup
 
 # What must hold whatever carries the frames, with the WebSocket library's own ends.
 test-plain: setup
-	REMOTE_ENV_FAST=0 $(BIN)/python -m pytest -n 2 -m "not realtime" tests/test_parity.py tests/test_link_loss.py \
+	REMOTE_ENV_FAST=0 $(BIN)/python tests/tries.py -n 2 -m "not realtime" tests/test_parity.py tests/test_link_loss.py \
 		tests/test_split_step.py tests/test_bad_input.py tests/server/test_leaving_out.py tests/test_asked_streams.py \
 		tests/server/test_worst_moments.py tests/server/test_observers.py tests/interop
 
 # And when every frame, however small, goes through shared memory.
 test-shared: setup
-	REMOTE_ENV_TEST_SHARES_ALL=1 $(BIN)/python -m pytest -n 2 -m "not realtime" tests/test_parity.py \
+	REMOTE_ENV_TEST_SHARES_ALL=1 $(BIN)/python tests/tries.py -n 2 -m "not realtime" tests/test_parity.py \
 		tests/test_link_loss.py tests/test_split_step.py tests/server/test_leaving_out.py \
 		tests/server/test_worst_moments.py
 
