@@ -209,23 +209,8 @@ class Fleet:
             except RemoteEnvError as error:
                 self._fall(slot, error)
 
-    def reset(
-        self,
-        slots: Sequence[Slot],
-        seeds: Sequence[int | None],
-        options: Sequence[dict[str, Any] | None],
-    ) -> None:
-        """Begin an episode with each; with one that is down, as soon as it is connected.
-
-        Args:
-            slots: The robots.
-            seeds: Of all robots, not of these alone.
-            options: The same.
-        """
-        for slot in slots:
-            self._reset(slot, seed=seeds[slot.index], options=options[slot.index])
-
-    def _reset(self, slot: Slot, *, seed: int | None, options: dict[str, Any] | None) -> None:
+    def reset(self, slot: Slot, *, seed: int | None, options: dict[str, Any] | None) -> None:
+        """Begin an episode; of a robot that is down, as soon as it is connected."""
         slot.is_asked, slot.is_patient, slot.row, slot.news = True, True, None, None
         slot.refusal = None
         given = {"seed": seed, "options": options}

@@ -73,41 +73,32 @@ class Gatherer:
                 ``close`` it stops at once.
         """
         with self._gathering:
-            if not self._is_closed:
-                self._gather(members, take, is_enough, on_tick, until)
-
-    def _gather(
-        self,
-        members: Iterable[Member],
-        take: Callable[[Member, Outcome], None],
-        is_enough: Callable[[], bool],
-        on_tick: Callable[[float], None],
-        until: float | None,
-    ) -> None:
-        round_ = _Round(list(members), take)
-        bell = self._bell.fileno()
-        round_.poll.register(bell, select.POLLIN)
-        try:
-            round_.begin()
-            while not is_enough():
-                now = time.monotonic()
-                if now - self._looked_at >= _TICK:
-                    self._looked_at = now
-                    on_tick(now)
-                    round_.look_at_all(now)
-                    if is_enough():
+            if self._is_closed:
+                return
+            round_ = _Round(list(members), take)
+            bell = self._bell.fileno()
+            round_.poll.register(bell, select.POLLIN)
+            try:
+                round_.begin()
+                while not is_enough():
+                    now = time.monotonic()
+                    if now - self._looked_at >= _TICK:
+                        self._looked_at = now
+                        on_tick(now)
+                        round_.look_at_all(now)
+                        if is_enough():
+                            return
+                    if until is not None and now >= until:
                         return
-                if until is not None and now >= until:
-                    return
-                left = _TICK if until is None else min(_TICK, until - now)
-                for fd, _ in round_.poll.poll(round_.wait(left) * 1e3):
-                    if fd == bell:
-                        self._silence()
-                        round_.look_at_threads()
-                    else:
-                        round_.look(fd)
-        finally:
-            round_.end()
+                    left = _TICK if until is None else min(_TICK, until - now)
+                    for fd, _ in round_.poll.poll(round_.wait(left) * 1e3):
+                        if fd == bell:
+                            self._silence()
+                            round_.look_at_threads()
+                        else:
+                            round_.look(fd)
+            finally:
+                round_.end()
 
     def _silence(self) -> None:
         with contextlib.suppress(OSError):

@@ -19,7 +19,6 @@ __all__ = ["all_at_once", "check_spaces", "check_urls", "naming"]
 T = TypeVar("T")
 
 _PORTS: Final = {"ws": 80, "wss": 443}  # RFC 6455, section 3
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def check_urls(urls: Sequence[str]) -> None:
@@ -44,16 +43,15 @@ def check_urls(urls: Sequence[str]) -> None:
 
 def _robot_at(url: str) -> object:
     """Return the same for urls that are spelled in two ways and are one robot."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS:
-        return url
-    host = (parts.hostname or "").rstrip(".")
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:  # who connects says what is wrong with it
         return url
-    here = "localhost" if host in _LOOPBACK else host
-    return parts.scheme, here, port or _PORTS[parts.scheme], parts.path.rstrip("/")
+    if parts.scheme not in _PORTS:
+        return url
+    host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+    return parts.scheme, host, port or _PORTS[parts.scheme], parts.path.rstrip("/")
 
 
 def check_spaces(

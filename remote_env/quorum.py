@@ -64,7 +64,8 @@ class Quorum:
         """
         try:
             self._drain()
-            self._fleet.reset(chosen, seeds, options)
+            for slot in chosen:
+                self._fleet.reset(slot, seed=seeds[slot.index], options=options[slot.index])
             self._await_resets(chosen)
         except Exception:
             raise

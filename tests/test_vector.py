@@ -197,6 +197,7 @@ def test_num_envs_beside_urls_must_be_their_number(serve):
         ({"urls": ["ws://a:1", "ws://a:1"]}, "comes twice"),
         ({"urls": ["ws://localhost:1", "ws://127.0.0.1:1/"]}, "also as ws://localhost:1"),
         ({"urls": ["ws://A", "ws://a:80"]}, "also as ws://A"),
+        ({"urls": ["ws://[::1", "ws://[::1"]}, "comes twice"),
         ({"urls": [1]}, "text such as"),
         ({"urls": (url for url in ("ws://a:1",))}, "list of"),
         ({"urls": "ws://a:1"}, "list of"),

@@ -286,10 +286,8 @@ def list_of_episodes(
     """
     if isinstance(episodes, int):
         keys = cross(range(seed, seed + episodes), options)
-    elif not isinstance(episodes, Iterable):
-        raise ConfigurationError(f"episodes is a number, or EpisodeKeys, not {episodes!r:.60}")
     else:
-        keys = tuple(episodes)
+        keys = tuple(episodes) if isinstance(episodes, Iterable) else (episodes,)
         if options:
             raise ConfigurationError("a list of episodes has its own options; leave options out")
         if not all(isinstance(key, EpisodeKey) for key in keys):

@@ -138,7 +138,7 @@ def _say_what_failed(say: Callable[[str], object], evaluation: Evaluation) -> No
         rest = f" and {more} more" if more > 0 else ""
         say(
             f"[bold red]not counted:[/] seeds {plain(seeds)}{rest}: {len(evaluation.missing)} of "
-            f"{evaluation.about.episodes} episodes; the command that began this goes on"
+            f"{evaluation.about.episodes} episodes; the same command with --folder goes on"
         )
 
 

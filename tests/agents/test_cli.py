@@ -74,7 +74,7 @@ def test_an_evaluation_that_is_interrupted_says_how_far_it_is(serve, capsys, tmp
     assert main(["eval", serve(Reach()).url, *options]) == 130
     shown = capsys.readouterr().out
     assert "not counted: seeds 100000" in shown.replace("\n", " ")
-    assert "of 40 episodes; the command that began this goes on" in shown.replace("\n", " ")
+    assert "of 40 episodes; the same command with --folder goes on" in shown.replace("\n", " ")
     assert shown.count("100000") <= 10
     monkeypatch.undo()
     assert main(["eval", serve(Reach()).url, *options]) == 0

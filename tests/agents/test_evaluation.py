@@ -238,3 +238,9 @@ def test_an_episode_that_would_never_end_is_cut(serve):
 
     evaluation = evaluate(stay, [serve(Endless()).url], episodes=2)
     assert (evaluation.mean_length, evaluation.end_reasons) == (1000.0, {"time_limit": 2})
+
+
+@pytest.mark.parametrize("episodes", [2.5, [1, 2], object()])
+def test_what_is_no_list_of_episodes_is_refused(episodes):
+    with pytest.raises(ConfigurationError, match="episodes is a number, or EpisodeKeys"):
+        evaluate(lambda observation: 0, ["ws://127.0.0.1:1"], episodes=episodes)
