@@ -115,7 +115,8 @@ class TrainConfig:
             may do anything: name only what you trust.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
-        device: Where the network is, such as cpu or cuda. For small networks a cpu is faster.
+        device: Where the network is, such as cpu or cuda; auto for a GPU if there is one. For
+            small networks a cpu is faster.
         torch_threads: How many threads torch uses. For small networks one is fastest.
     """
 
@@ -197,7 +198,7 @@ class EvalConfig:
         patience: For how long all robots together may be lost before it fails, in seconds.
         token_file: A file whose first line is the robots' token. The variable
             REMOTE_ENV_TOKEN does the same.
-        device: Where the network is, such as cpu or cuda.
+        device: Where the network is, such as cpu or cuda; auto for a GPU if there is one.
         torch_threads: How many threads torch uses.
     """
 

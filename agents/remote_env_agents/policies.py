@@ -16,6 +16,7 @@ from remote_env.errors import ConfigurationError
 from remote_env.spec import RobotSpec
 from remote_env.wrappers.recipes import Chain, Recipe
 from remote_env_agents.config import Algorithm
+from remote_env_agents.devices import check_device
 from remote_env_agents.episodes import Policy
 from remote_env_agents.wrapping import noted_wrappers, wrap_as
 
@@ -209,7 +210,8 @@ def load_policy(
         threads: Of torch; its own choice if None.
 
     Raises:
-        ConfigurationError: If it cannot be loaded, or does not fit the robot.
+        ConfigurationError: If it cannot be loaded, does not fit the robot, or if there is no such
+            device.
     """
     if str(path) == "random":
         return RandomPolicy(spec.action_space)
@@ -220,7 +222,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
     """Return the Stable-Baselines3 model of a file, to act, not to train. The file is code.
 
     Raises:
-        ConfigurationError: If it cannot be loaded.
+        ConfigurationError: If it cannot be loaded, or if there is no such device.
     """
     algo = algorithm_of(path)
     from remote_env_agents.presets import algorithm_class
@@ -230,6 +232,7 @@ def load_model(path: Path, *, device: str = "cpu", threads: int | None = None) -
 
     if threads is not None:
         torch.set_num_threads(threads)
+    check_device(device)
     # Its replay buffer would be made anew, as large as it was.
     small: dict[str, Any] = {
         "buffer_size": 1,

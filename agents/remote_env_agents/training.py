@@ -23,6 +23,7 @@ from remote_env.tokens import read_token
 from remote_env.wrappers.recipes import Chain, Recipe
 from remote_env_agents.checkpoints import CheckpointError, find_checkpoint
 from remote_env_agents.config import TrainConfig, Updates
+from remote_env_agents.devices import check_device
 from remote_env_agents.display import Display
 from remote_env_agents.periods import PeriodCount
 from remote_env_agents.presets import Preset, algorithm_class, check_action_space, resolve
@@ -106,6 +107,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
     import torch
 
     torch.set_num_threads(config.torch_threads)
+    check_device(config.device)
     token = read_token(config.token_file)
     spec = look_at(config.urls, token=token)
     streams = streams_to_learn(spec, config.streams, her=config.her)

@@ -6,6 +6,7 @@ import json
 import threading
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,16 @@ def test_discrete_actions_are_learned_by_ppo_and_refused_by_the_others(serve, tm
     with pytest.raises(ConfigurationError, match=r"sac needs continuous actions.*Discrete\(2\)"):
         train(TrainConfig((url,), algo="sac", folder=tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_and_the_cpu_is_not_taken_in_its_place(serve):
+    url = serve(Reach()).url
+    with pytest.raises(ConfigurationError, match="no device 'cuda:99'.* give --device cpu"):
+        train(TrainConfig((url,), steps=64, hyperparameters=TINY, device="cuda:99"))
+    assert not Path("runs").exists()
+    policy = train(TrainConfig((url,), steps=64, hyperparameters=TINY, device="auto")).policy
+    with pytest.raises(ConfigurationError, match="no device 'nope'"):
+        load_policy(policy, look_at([url]), device="nope")
 
 
 def test_a_policy_file_may_be_given_by_its_path(serve):
