@@ -69,8 +69,8 @@ class Gatherer:
             take: Told what came, or what became of it; may ask the robot for more.
             is_enough: Whether to stop.
             on_tick: Called now and then with the time; may ask robots for more.
-            until: When to stop, on ``time.monotonic``, in seconds; None for never. After
-                ``close`` it stops at once.
+            until: When to stop, on ``time.monotonic``, in seconds; None for never. What is there
+                is taken also then. After ``close`` it stops at once.
         """
         with self._gathering:
             if self._is_closed:
@@ -88,15 +88,15 @@ class Gatherer:
                         round_.look_at_all(now)
                         if is_enough():
                             return
-                    if until is not None and now >= until:
-                        return
-                    left = _TICK if until is None else min(_TICK, until - now)
+                    left = _TICK if until is None else max(min(_TICK, until - now), 0.0)
                     for fd, _ in round_.poll.poll(round_.wait(left) * 1e3):
                         if fd == bell:
                             self._silence()
                             round_.look_at_threads()
                         else:
                             round_.look(fd)
+                    if until is not None and now >= until:
+                        return
             finally:
                 round_.end()
 

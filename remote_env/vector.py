@@ -348,8 +348,8 @@ class RemoteRobotVectorEnv(Robots):
 
         Args:
             min_envs: How many to wait for; at most as many as something was sent to.
-            timeout: How long, in seconds; then there may be fewer, or none. None for as long as
-                robots may take.
+            timeout: How long, in seconds; then there may be fewer, or none. 0 takes what is
+                there, None waits for as long as robots may take.
 
         Raises:
             LocalProtocolError: If nothing was sent.
@@ -360,7 +360,7 @@ class RemoteRobotVectorEnv(Robots):
         asked = [slot for slot in self._fleet.slots if slot.is_asked]
         if not asked:
             raise LocalProtocolError("recv without an action that was sent; call send first")
-        if timeout is not None:
+        if timeout is not None and timeout != 0:
             check_timeout("timeout", timeout)
         wanted = min(max(operator.index(min_envs), 1), len(asked))
         until = None if timeout is None else time.monotonic() + timeout

@@ -1,5 +1,7 @@
 """Several robots as one vector environment: bit by bit what Gymnasium's own would give."""
 
+import math
+import select
 import threading
 import warnings
 
@@ -549,6 +551,20 @@ def test_an_answer_that_the_keeper_took_off_the_socket_is_found_at_once(connect_
 
     wait_for(keeper_has_it)
     assert env.recv(timeout=1e-6).env_ids.tolist() == [0]
+
+
+def test_a_timeout_of_nothing_takes_what_is_there(connect_all):
+    env = connect_all([Counter()])
+    env.reset(seed=1)
+    robot = env.envs[0]
+    if robot.fileno() < 0:
+        pytest.skip("nobody can see whether something lies on a link without a file")
+    for _ in range(3):
+        env.send(ONES[:1], [0])
+        wait_for(lambda: robot.has_unread or select.select([robot], [], [], 0)[0])
+        env._fleet._gatherer._looked_at = math.inf  # at all: no tick finds it
+        assert env.recv(timeout=0).env_ids.tolist() == [0]
+        env._fleet._gatherer._looked_at = 0.0
 
 
 def test_nobody_is_ready_before_the_timeout(connect_all):
