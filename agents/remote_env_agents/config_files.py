@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -36,7 +36,23 @@ def read_config(path: Path, cls: type[Any]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
     table.pop(NOT_READ, None)
-    return _fields(table, cls, str(path), "")
+    try:
+        return _fields(table, cls, str(path), "")
+    except _UnknownKeyError as error:
+        about = _about_unknown(error.args[0], list(_names(cls)))
+        raise ConfigurationError(f"{path}: {about}") from None
+
+
+class _UnknownKeyError(Exception):
+    """A file says something of which nobody knows: ``args[0]``, with its tables before it."""
+
+
+def _names(cls: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield all that a file may say, with their tables before them."""
+    for name, hint in get_type_hints(cls, include_extras=False).items():
+        yield prefix + name
+        if is_dataclass(hint):
+            yield from _names(cast(type[Any], hint), f"{prefix}{name}.")
 
 
 def _fields(table: Mapping[str, Any], cls: type[Any], file: str, prefix: str) -> dict[str, Any]:
@@ -45,15 +61,24 @@ def _fields(table: Mapping[str, Any], cls: type[Any], file: str, prefix: str) ->
     said = {}
     for key, value in table.items():
         if key not in known:
-            raise ConfigurationError(_unknown(prefix + key, [prefix + n for n in known], file))
+            raise _UnknownKeyError(prefix + key)
         said[key] = _value(value, known[key], file, prefix + key)
     return said
 
 
-def _unknown(key: str, known: list[str], file: str) -> str:
-    near = difflib.get_close_matches(key, known, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {known}"
-    return f"{file}: there is no {key!r}; {hint}"
+def _about_unknown(key: str, names: Sequence[str]) -> str:
+    """Say what may have been meant: something near in the same table, or the like in another."""
+    table, _, last = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == table}
+    if near := difflib.get_close_matches(last, beside, n=3):
+        meant = " or ".join([repr(beside[name]) for name in near])
+        return f"there is no {key!r}; did you mean {meant}?"
+    anywhere = {name.rpartition(".")[2]: name for name in names}
+    for found in difflib.get_close_matches(last, anywhere, n=1, cutoff=0.8):
+        other = anywhere[found].rpartition(".")[0]
+        where = f"in the table [{other}]" if other else "before the first table"
+        return f"there is no {key!r}; did you mean {found!r}, {where}?"
+    return f"there is no {key!r}; there are {', '.join(beside)}"
 
 
 def _value(value: Any, hint: Any, file: str, key: str) -> Any:

@@ -60,7 +60,16 @@ def test_without_a_file_the_command_line_is_all():
     ("text", "message"),
     [
         ('step = 5\nurls = ["ws://a:1"]', r"mine\.toml: there is no 'step'; did you mean 'steps'"),
-        ("colour = 5", r"mine\.toml: there is no 'colour'; there are \['urls'"),
+        ("colour = 5", r"mine\.toml: there is no 'colour'; there are urls, algo, steps"),
+        (
+            "learning_rat = 1e-3",
+            r"no 'learning_rat'; did you mean 'learning_rate', in the table \[hyperparameters\]\?",
+        ),
+        (
+            "[hyperparameters]\neval_episode = 3",
+            r"'hyperparameters\.eval_episode'; did you mean 'eval_episodes', before the first",
+        ),
+        ("[hyperparameters]\nxyz = 5", r"'hyperparameters\.xyz'; there are net_arch, learn"),
         (
             "[hyperparameters]\nnet_arc = [3]",
             r"there is no 'hyperparameters\.net_arc'; did you mean 'hyperparameters\.net_arch'",
