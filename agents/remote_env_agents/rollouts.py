@@ -50,22 +50,21 @@ class InvalidRows(BaseCallback):
     def __init__(self, *, time_goes_on: bool = False) -> None:
         super().__init__()
         self._time_goes_on = time_goes_on
-        self._is_within: NDArray[np.bool_] | None = None  # whether each is in an episode
-        self._waited: NDArray[np.bool_] | None = None
+        self._have_waited = False
 
     def _on_rollout_start(self) -> None:
-        if self._time_goes_on:
-            self._waited = self._is_within
+        self._have_waited = self._time_goes_on
 
     def _on_step(self) -> bool:
         buffer = self.locals.get("rollout_buffer")
         if isinstance(buffer, RobotRolloutBuffer):
             infos = self.locals["infos"]
             invalid = np.array([not is_transition(info) for info in infos], np.bool_)
-            if self._waited is not None:
-                invalid |= self._waited
+            if self._have_waited:
+                begins: Any = self.model._last_episode_starts
+                invalid |= ~np.asarray(begins, np.bool_)
             buffer.mark(invalid)
-            self._waited, self._is_within = None, ~np.asarray(self.locals["dones"], np.bool_)
+            self._have_waited = False
         return True
 
 

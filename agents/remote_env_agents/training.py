@@ -213,7 +213,7 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
     is_lockstep = run.spec.mode is Mode.LOCKSTEP
     periods = None if is_lockstep else PeriodCount(run.spec.control_hz, len(config.urls))
     display = Display(run.console, total=config.steps, unit="steps", what="training")
-    learner, callbacks = _learner(run, model, display)
+    learner, before, after = _learner(run, model, display)
     logger = _tensorboard(folder, None if start.folder is None else model.num_timesteps)
     model.set_logger(logger)
     watcher = Watcher(
@@ -231,7 +231,7 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
         with display:
             model.learn(
                 steps_left(config, start, model.num_timesteps),
-                callback=[InvalidRows(time_goes_on=not is_lockstep), watcher, *callbacks],
+                callback=[InvalidRows(time_goes_on=not is_lockstep), *before, watcher, *after],
                 reset_num_timesteps=start.checkpoint is None,
             )
         ended_by = "success" if watcher.reached else "steps"
@@ -278,22 +278,30 @@ def _kept(folder: RunFolder) -> str:
     return f"what was learned until {kept} is there: --resume {folder.path}"
 
 
-def _learner(run: _Run, model: Any, display: Display) -> tuple[Learner, list[BaseCallback]]:
-    """Return who learns and saves, and what Stable-Baselines3 is to call for that."""
+def _learner(
+    run: _Run, model: Any, display: Display
+) -> tuple[Learner, list[BaseCallback], list[BaseCallback]]:
+    """Return who learns and saves, and what is to be called for that, before and after others.
+
+    So what is evaluated and saved has all updates that are due, and what is marked because the
+    robots waited is not counted as spoiled.
+    """
     from remote_env_agents.background import BackgroundLearner
-    from remote_env_agents.updates import BetweenEpisodes, LocalLearner
+    from remote_env_agents.updates import BetweenEpisodes, LocalLearner, Waits
 
     config = run.config
     if config.updates == "background":
         background = BackgroundLearner(
             config, run.preset, model, run.spec, start=run.start, say=display.say
         )
-        return background, [background]
-    local = LocalLearner(model, with_buffer=config.save_buffer, say=display.say)
+        return background, [], [background]
+    # PPO has its checkpoints where it waits anyway, for its update: see InvalidRows.
+    waits = None if run.spec.mode is Mode.LOCKSTEP or config.updates is None else Waits()
+    after: list[BaseCallback] = [] if waits is None else [waits]
+    local = LocalLearner(model, with_buffer=config.save_buffer, say=display.say, waits=waits)
     if config.updates == "between-episodes":
-        time_goes_on = run.spec.mode is not Mode.LOCKSTEP
-        return local, [BetweenEpisodes(model, time_goes_on=time_goes_on)]
-    return local, []
+        return local, [BetweenEpisodes(model, waits=waits)], after
+    return local, [], after
 
 
 def _evaluator(run: _Run) -> Callable[[Any, Callable[[int], object]], Evaluation]:

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from remote_env_agents.checkpoints import save_checkpoint, save_model, saved_line
 
-__all__ = ["BetweenEpisodes", "Learner", "LocalLearner"]
+__all__ = ["BetweenEpisodes", "Learner", "LocalLearner", "Waits"]
 
 
 class Learner(Protocol):
@@ -38,6 +38,33 @@ class Learner(Protocol):
         """Let go of what it holds; what is not saved is lost."""
 
 
+class Waits(BaseCallback):
+    """Marks the steps before which the robots waited, for off-policy algorithms in real time.
+
+    A robot that holds in the middle of an episode goes on with it afterwards, and its next action
+    answers an observation of before. That one step is marked as no transition.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._have_waited = False
+
+    def note(self) -> None:
+        """Note that all robots have waited."""
+        self._have_waited = True
+
+    def _on_step(self) -> bool:
+        model: Any = self.model
+        if self._have_waited:
+            for info, begins in zip(self.locals["infos"], model._last_episode_starts, strict=True):
+                if not begins:
+                    info.setdefault("remote", {})["invalid_transition"] = True
+        self._have_waited = False
+        # Which only the algorithms that are on-policy do themselves.
+        model._last_episode_starts = np.array(self.locals["dones"], np.bool_)
+        return True
+
+
 class LocalLearner:
     """A model that learns in the process that commands the robots.
 
@@ -45,12 +72,21 @@ class LocalLearner:
         model: Of Stable-Baselines3.
         with_buffer: Whether checkpoints have the replay buffer.
         say: Tells the user something, in a line.
+        waits: Is told when the robots have waited for a checkpoint; None where nobody has to know.
     """
 
-    def __init__(self, model: Any, *, with_buffer: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        with_buffer: bool,
+        say: Callable[[str], None],
+        waits: Waits | None = None,
+    ) -> None:
         self._model = model
         self._with_buffer = with_buffer
         self._say = say
+        self._waits = waits
 
     @property
     def gradient_steps(self) -> int | None:
@@ -69,6 +105,8 @@ class LocalLearner:
             CheckpointError: If it cannot be written.
         """
         saved = save_checkpoint(path, self._model, watched=watched, with_buffer=self._with_buffer)
+        if self._waits is not None:
+            self._waits.note()
         self._say(saved_line(step, saved.size, saved.seconds))
 
     def finish(self, path: Path, policy: Path, step: int, watched: dict[str, Any]) -> None:
@@ -89,41 +127,34 @@ class BetweenEpisodes(BaseCallback):
 
     With one robot that is ``train_freq=(1, "episode")`` and ``gradient_steps=-1``. With several
     it is the same when they end together. Those that are in the middle of another episode then
-    hold there, and go on with it afterwards; the action after that answers an observation of
-    before, so where time goes on meanwhile that one step is marked as no transition.
+    hold there, and go on with it afterwards.
 
     What is owed stands in ``model.owed_updates``, which a checkpoint holds: a run that goes on
     owes it, and makes it up when the robots have ended their episodes.
 
     Args:
         model: With ``train_freq=1``; makes no updates of its own any more.
-        time_goes_on: Whether the robots' time goes on while they hold.
+        waits: Is told when the robots have waited; None where time does not go on meanwhile.
     """
 
-    def __init__(self, model: Any, *, time_goes_on: bool) -> None:
+    def __init__(self, model: Any, *, waits: Waits | None = None) -> None:
         super().__init__()
         model.gradient_steps = 0
-        self._time_goes_on = time_goes_on
+        self._waits = waits
         before: tuple[int, list[bool]] = getattr(model, "owed_updates", (0, []))
         self._owed, has_ended = before
         self._has_ended = np.zeros(model.n_envs, np.bool_)
         if len(has_ended) == model.n_envs:
             self._has_ended[:] = has_ended
-        self._is_within = np.ones(model.n_envs, np.bool_)
-        self._waited = np.zeros(model.n_envs, np.bool_)
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
-        self._is_within = ~np.asarray(self.locals["dones"], np.bool_)
         # A robot that is lost ends no episodes, and the others are not to wait for it.
         lost = [info.get("remote", {}).get("invalid_transition", False) for info in infos]
         if self.num_timesteps > self.model.learning_starts:  # type: ignore[attr-defined]
             self._owed += len(infos)
-            self._has_ended |= ~self._is_within | np.asarray(lost, np.bool_)
+            self._has_ended |= np.asarray(self.locals["dones"], np.bool_) | np.asarray(lost, bool)
             self._note()
-        for index in np.flatnonzero(self._waited):
-            infos[index].setdefault("remote", {})["invalid_transition"] = True
-        self._waited[:] = False
         return True
 
     def _on_rollout_start(self) -> None:
@@ -141,8 +172,8 @@ class BetweenEpisodes(BaseCallback):
         self._owed = 0
         self._has_ended[:] = False
         self._note()
-        if self._time_goes_on:
-            self._waited |= self._is_within
+        if self._waits is not None:
+            self._waits.note()
 
     def _note(self) -> None:
         model: Any = self.model

@@ -197,6 +197,31 @@ def test_what_answers_an_observation_of_before_an_update_is_missing(serve, time_
     assert missing == [whole, first, first, first, first, whole]
 
 
+def test_an_episode_that_begins_after_an_evaluation_answers_nothing_of_before(serve):
+    env = RemoteRobotVecEnv([serve(Reach()).url])
+    buffer = rollout_buffer_class(env.observation_space)
+    model = PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, rollout_buffer_class=buffer)
+    first = []
+
+    class BeginAnew(BaseCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps == 8:
+                self.model._last_obs = env.reset()
+                self.model._last_episode_starts = np.ones(1, np.bool_)
+
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            first.append(self.model.rollout_buffer.invalid[0, 0])
+
+    try:
+        model.learn(16, callback=[InvalidRows(time_goes_on=True), BeginAnew()])
+    finally:
+        env.close()
+    assert first == [False, True, False, True]
+
+
 def test_a_rollout_of_nothing_is_an_error():
     with pytest.raises(TooFewRobotsError, match="none of the 2 rows"):
         fill(

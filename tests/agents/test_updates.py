@@ -4,16 +4,19 @@ import pytest
 
 pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from reaching import Reach, Timed
-from trained import TINY
+from stable_baselines3.common.callbacks import BaseCallback
+from trained import TINY, weights_of
 
-from remote_env_agents import TrainConfig, train
+from remote_env_agents import TrainConfig, evaluate, train
+from remote_env_agents.checkpoints import Saved
 from remote_env_agents.presets import make_model, resolve
 from remote_env_agents.robots import make_vec_env
 from remote_env_agents.starting import restore
-from remote_env_agents.updates import BetweenEpisodes
+from remote_env_agents.updates import BetweenEpisodes, LocalLearner, Waits
 
 WARMUP = 100
 
@@ -23,11 +26,13 @@ class Short(Reach):
 
 
 @pytest.fixture
-def learn(serve):
+def learn(serve, tmp_path, monkeypatch):
     """Learn on these robots for so many steps of each; return when was learned, and the infos."""
     made = []
+    saved = Saved(tmp_path, 0, 0.0)  # this model cannot be: it notes what it is told
+    monkeypatch.setattr("remote_env_agents.updates.save_checkpoint", lambda *a, **k: saved)
 
-    def start(*robots, steps, time_goes_on=True):
+    def start(*robots, steps, time_goes_on=True, saved_at=()):
         urls = tuple(serve(robot).url for robot in robots)
         config = TrainConfig(urls, algo="sac", steps=steps * len(urls), hyperparameters=TINY)
         env = make_vec_env(urls, max_steps=1000)
@@ -35,14 +40,25 @@ def learn(serve):
         model = make_model(
             config, resolve(config, robots=len(urls), longest=10, pictures=False), env
         )
-        between = BetweenEpisodes(model, time_goes_on=time_goes_on)
+        waits = Waits() if time_goes_on else None
+        between = BetweenEpisodes(model, waits=waits)
         updates, infos = [], []
         added = model.replay_buffer.add
         model.replay_buffer.add = lambda *given: (infos.append(given[5]), added(*given))
         model.train = lambda gradient_steps, batch_size: updates.append(
             (model.num_timesteps // len(urls), gradient_steps)
         )
-        model.learn(config.steps, callback=between)
+        learner = LocalLearner(model, with_buffer=False, say=list, waits=waits)
+
+        class Saving(BaseCallback):
+            def _on_rollout_start(self):
+                if self.num_timesteps in saved_at:
+                    learner.save_checkpoint(tmp_path / "it.zip", self.num_timesteps, {})
+
+            def _on_step(self):
+                return True
+
+        model.learn(config.steps, callback=[between, Saving(), waits or Saving()])
         return updates, [
             [info["remote"].get("invalid_transition", False) for info in each] for each in infos
         ]
@@ -77,6 +93,28 @@ def test_in_lockstep_nothing_is_spoiled_by_waiting(learn):
     assert not any(any(each) for each in invalid)
 
 
+def test_the_step_after_a_checkpoint_within_an_episode_is_no_transition(learn):
+    _, invalid = learn(Reach(), steps=60, saved_at=[23, 30, 45])
+    assert [number for number, each in enumerate(invalid) if any(each)] == [23, 45]
+    _, invalid = learn(Reach(), steps=60, saved_at=[23], time_goes_on=False)
+    assert not any(any(each) for each in invalid)
+
+
+def test_what_is_evaluated_in_the_end_is_the_policy_that_is_saved(serve, tmp_path, monkeypatch):
+    evaluated = []
+
+    def note(model, *args, **kwargs):
+        evaluated.append([tensor.tolist() for tensor in model.policy.state_dict().values()])
+        return evaluate(model, *args, **kwargs)
+
+    monkeypatch.setattr("remote_env_agents.evaluation.evaluate", note)
+    options = {"algo": "sac", "updates": "between-episodes", "hyperparameters": TINY}
+    config = TrainConfig((serve(Reach()).url,), **options, steps=118, folder=tmp_path / "run")
+    result = train(replace(config, eval_every=1000, eval_episodes=1))
+    assert result.gradient_steps == 18
+    assert evaluated == [weights_of(result.policy)]
+
+
 @pytest.mark.realtime
 def test_a_robot_in_real_time_misses_no_period_between_its_own_episodes(serve, slowdown, tmp_path):
     config = TrainConfig(
@@ -95,10 +133,10 @@ def test_a_robot_in_real_time_misses_no_period_between_its_own_episodes(serve, s
 
 def test_what_is_owed_goes_on_with_the_model_and_its_buffer():
     model = SimpleNamespace(n_envs=2, owed_updates=(5, [True, False]))
-    updates = BetweenEpisodes(model, time_goes_on=False)
+    updates = BetweenEpisodes(model)
     assert (updates._owed, updates._has_ended.tolist()) == (5, [True, False])
     model.n_envs = 3
-    updates = BetweenEpisodes(model, time_goes_on=False)
+    updates = BetweenEpisodes(model)
     assert (updates._owed, updates._has_ended.tolist()) == (5, [False] * 3)
     restore(model, {"buffer": None, "chance": None}, goes_on=False)
-    assert BetweenEpisodes(model, time_goes_on=False)._owed == 0
+    assert BetweenEpisodes(model)._owed == 0
