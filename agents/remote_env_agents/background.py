@@ -11,10 +11,11 @@ from __future__ import annotations
 import gc
 import math
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -40,8 +41,6 @@ from remote_env_agents.starting import Start, steps_left
 from remote_env_agents.wrapping import noted_wrappers
 
 __all__ = ["BackgroundLearner", "LearnerLostError"]
-
-_Said = TypeVar("_Said")
 
 _STARTS_WITHIN: Final = 300.0  # seconds; torch on a busy machine, and a large buffer from a disk
 _SAVES_WITHIN: Final = 1800.0  # seconds, at the end
@@ -129,7 +128,7 @@ class BackgroundLearner(BaseCallback):
         self._process.start()
         theirs.close()
         try:
-            self._wait_for(Ready, time.monotonic() + _STARTS_WITHIN)
+            self._wait_for(_is_ready, time.monotonic() + _STARTS_WITHIN)
         except BaseException:
             self.close()
             raise
@@ -188,9 +187,11 @@ class BackgroundLearner(BaseCallback):
                 self._is_torn = False
         except (EOFError, ConnectionError) as error:
             self._process.join(_ENDS_WITHIN)
+            code, why = self._process.exitcode, "; what it printed says why"
+            if code == -signal.SIGKILL:
+                why = " (SIGKILL, which is also how Linux ends what takes too much memory)"
             raise LearnerLostError(
-                f"the learner's process {self.pid} died with exit code {self._process.exitcode} "
-                "(-9 is SIGKILL, which is also how Linux ends what takes too much memory)"
+                f"the learner's process {self.pid} died with exit code {code}{why}"
             ) from error
         for message in heard:
             self._take_in(message)
@@ -237,8 +238,8 @@ class BackgroundLearner(BaseCallback):
         self._is_finishing = True
         self._send(Finish(SaveCheckpoint(path, step, watched), policy))
         deadline = time.monotonic() + _SAVES_WITHIN
-        while not self._is_torn and not self._wait_for(CheckpointSaved, deadline).is_last:
-            pass
+        if not self._is_torn:
+            self._wait_for(_is_last, deadline)
         self._process.join(max(_ENDS_WITHIN, deadline - time.monotonic()))
         if self._process.exitcode != 0:
             raise LearnerLostError(
@@ -261,14 +262,21 @@ class BackgroundLearner(BaseCallback):
             self._listen()  # says why
             raise
 
-    def _wait_for(self, kind: type[_Said], deadline: float) -> _Said:
-        """Wait until the learner says something of this kind."""
+    def _wait_for(self, is_it: Callable[[object], bool], deadline: float) -> None:
+        """Wait until the learner says this."""
         while (left := deadline - time.monotonic()) > 0:
             self._connection.poll(min(left, _LOOK_EVERY))
-            for message in self._listen():
-                if isinstance(message, kind):
-                    return message
+            if any([is_it(message) for message in self._listen()]):
+                return
         raise LearnerLostError(f"the learner's process {self.pid} has said nothing for long; ended")
+
+
+def _is_ready(message: object) -> bool:
+    return isinstance(message, Ready)
+
+
+def _is_last(message: object) -> bool:
+    return isinstance(message, CheckpointSaved) and message.is_last
 
 
 class _Way:

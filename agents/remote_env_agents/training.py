@@ -247,12 +247,11 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
     finally:
         try:
             if can_save:
-                last = folder.checkpoint(int(model.num_timesteps))
-                learner.finish(last, folder.policy, int(model.num_timesteps), watcher.watched())
+                _finish(learner, folder, int(model.num_timesteps), watcher.watched())
         finally:
             learner.close()
             logger.close()
-        _draw(folder)
+            _draw(folder)
     return TrainingResult(
         folder=folder.path,
         policy=folder.policy,
@@ -267,6 +266,16 @@ def _learn(run: _Run, model: Any) -> TrainingResult:
         gradient_steps=learner.gradient_steps,
         ended_by=ended_by,
     )
+
+
+def _finish(learner: Learner, folder: RunFolder, step: int, watched: dict[str, Any]) -> None:
+    from remote_env_agents.background import LearnerLostError
+
+    try:
+        learner.finish(folder.checkpoint(step), folder.policy, step, watched)
+    except (CheckpointError, LearnerLostError) as error:
+        error.args = (f"{error}; {_kept(folder)}",)
+        raise
 
 
 def _kept(folder: RunFolder) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,8 @@ from gymnasium import spaces
 from reaching import Sparse, Timed
 from trained import TINY, weights_of
 
-from remote_env_agents import Hyperparameters, TrainConfig, train
-from remote_env_agents.background import LearnerLostError
+from remote_env_agents import Hyperparameters, TrainConfig, evaluate, train
+from remote_env_agents.background import BackgroundLearner, LearnerLostError
 from remote_env_agents.checkpoints import find_checkpoint, load_state
 from remote_env_agents.exchange import TransitionRing, WeightSlot, transition_dtype
 from remote_env_agents.learner_process import (
@@ -253,3 +254,33 @@ def test_a_learner_that_is_killed_is_an_error_and_the_robots_hold(serve, tmp_pat
     assert robot.holds
     assert load_state(find_checkpoint(folder))["buffer"].pos >= 50
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.realtime
+def test_a_learner_that_is_killed_in_the_last_evaluation_is_told_with_what_is_left(
+    serve, tmp_path, monkeypatch
+):
+    def kill(*args, **kwargs):
+        os.kill(learner_pid(), signal.SIGKILL)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr("remote_env_agents.evaluation.evaluate", kill)
+    options = {"algo": "sac", "hyperparameters": TINY, "eval_every": 1000, "eval_episodes": 1}
+    folder = tmp_path / "run"
+    config = TrainConfig((serve(Timed()).url,), **options, steps=60, folder=folder)
+    with pytest.raises(LearnerLostError, match=r"code -9 .*step-000000040\.zip is there: --resume"):
+        train(replace(config, checkpoint_every=40))
+    assert (folder / "learning_curve.png").exists()
+
+
+def test_of_what_the_learner_says_at_once_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("remote_env_agents.background._SAVES_WITHIN", 2.0)
+    here, there = multiprocessing.Pipe()
+    learner = BackgroundLearner.__new__(BackgroundLearner)  # without a process of torch
+    learner._connection = here
+    learner._process = SimpleNamespace(join=lambda timeout: None, pid=0, exitcode=0)
+    learner._is_torn, learner._say = False, [].append
+    for step, is_last in ((100, False), (120, True)):
+        there.send(CheckpointSaved(step, 1, 0.1, is_last))
+    learner.finish(tmp_path / "step-120.zip", tmp_path / "policy.zip", 120, {})
+    assert isinstance(there.recv(), Finish)
