@@ -31,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "Saved",
     "find_checkpoint",
+    "has_buffer",
     "load_state",
     "load_watched",
     "restore_chance",
@@ -41,7 +42,7 @@ __all__ = [
     "write_whole",
 ]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _LARGE: Final = 1 << 16  # bytes; arrays from here on are written without the zeros at their end
 _BLOCK: Final = 1 << 20  # elements that are looked through at once for that
 
@@ -120,11 +121,9 @@ def save_checkpoint(
         CheckpointError: If it cannot be written.
     """
     began = time.monotonic()
-    head = {"format": _FORMAT, "watched": watched}
-    state = {
-        "chance": _chance(model),
-        "buffer": getattr(model, "replay_buffer", None) if with_buffer else None,
-    }
+    buffer = getattr(model, "replay_buffer", None) if with_buffer else None
+    head = {"format": _FORMAT, "watched": watched, "has_buffer": buffer is not None}
+    state = {"chance": _chance(model), "buffer": buffer}
 
     def write(file: IO[bytes]) -> None:
         pickle.dump(head, file)  # on its own: whoever goes on needs it, without the buffer
@@ -182,6 +181,15 @@ def load_watched(path: Path) -> dict[str, Any]:
     head, _ = _load(path, parts=1)
     watched: dict[str, Any] = head["watched"]
     return watched
+
+
+def has_buffer(path: Path) -> bool:
+    """Whether a replay buffer stands beside a model. **The file is code** (pickle).
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
+    return _state_of(path).exists() and bool(_load(path, parts=1)[0]["has_buffer"])
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

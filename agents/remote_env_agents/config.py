@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
@@ -33,6 +33,10 @@ _Urls = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="
 # Far from the seeds of training, which count from 0.
 FIRST_EVALUATION_SEED = 1_000_000
 VIDEOS_OF = ("first", "failures", "worst")
+
+
+# Of a training: what seed_at_step makes of it is to be a seed for numpy too, below 2**32.
+_LARGEST_SEED: Final = (1 << 31) - 1
 
 
 def seed_at_step(seed: int, step: int) -> int:
@@ -151,6 +155,8 @@ class TrainConfig:
         _check_urls(self.urls)
         _check_least("steps", self.steps, 1)
         _check_least("seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise ConfigurationError(f"seed must be {_LARGEST_SEED} or less, not {self.seed}")
         _check_least("eval_every", self.eval_every, 0)
         _check_least("eval_episodes", self.eval_episodes, 1)
         _check_least("checkpoint_every", self.checkpoint_every, 0)

@@ -9,6 +9,7 @@ from typing import Any
 from remote_env.errors import ConfigurationError
 from remote_env_agents.checkpoints import (
     find_checkpoint,
+    has_buffer,
     load_state,
     load_watched,
     restore_chance,
@@ -106,6 +107,8 @@ def make_start_model(
         if not only_acts:
             state = load_state(start.checkpoint)
             restore(model, state, goes_on=start.folder is not None)
+        elif not has_buffer(start.checkpoint):
+            _warm_up_again(model)
         return model
     if only_acts:
         small = {**preset.extra, "buffer_size": vec_env.num_envs}
@@ -119,6 +122,8 @@ def _shallow(config: TrainConfig) -> dict[str, Any]:
 
 
 def _load(config: TrainConfig, path: Path, vec_env: Any, *, only_acts: bool) -> Any:
+    from stable_baselines3 import HerReplayBuffer
+
     from remote_env_agents.rollouts import rollout_buffer_class
 
     if (found := algorithm_of(path)) != config.algo:
@@ -136,6 +141,12 @@ def _load(config: TrainConfig, path: Path, vec_env: Any, *, only_acts: bool) -> 
         model = cls.load(path, env=vec_env, device=device, custom_objects=custom, **kwargs)
     except ValueError as error:  # spaces
         raise ConfigurationError(f"{path} does not fit this robot: {error}") from error
+    replay = getattr(model, "replay_buffer_class", None)
+    if (replay is not None and issubclass(replay, HerReplayBuffer)) != config.her:
+        raise ConfigurationError(
+            f"{path} was learned {'without' if config.her else 'with'} hindsight; go on "
+            f"{'without' if config.her else 'with'} --her"
+        )
     _fit_noise(model, vec_env.num_envs)
     return model
 
@@ -175,13 +186,18 @@ def restore(model: Any, state: dict[str, Any] | None, *, goes_on: bool) -> None:
         truncate(replay)
         model.replay_buffer = replay
     elif hasattr(model, "replay_buffer"):
-        # What it was in the beginning: what is saved may be shifted already, by a run before.
-        model.warm_up = getattr(model, "warm_up", model.learning_starts)
-        model.learning_starts = model.warm_up + model.num_timesteps
+        _warm_up_again(model)
     if replay is None or not goes_on:
         model.owed_updates = 0, []  # of what is not there, or of another run
     if state is not None and goes_on:
         restore_chance(state["chance"], model)
+
+
+def _warm_up_again(model: Any) -> None:
+    """Have a model act by chance for as many steps as in the beginning."""
+    # What is saved may be shifted already, by a run before.
+    model.warm_up = getattr(model, "warm_up", model.learning_starts)
+    model.learning_starts = model.warm_up + model.num_timesteps
 
 
 def config_to_write(config: TrainConfig, preset: Preset, start: Start) -> dict[str, Any]:

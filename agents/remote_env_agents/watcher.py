@@ -89,7 +89,7 @@ class Watcher(BaseCallback):
         self._began_at = self.steps
         self._row_every = max(1, self._config.steps // _ROWS)
         self._next_row = self._after(self._row_every) if self.steps else self.num_timesteps
-        self._next_evaluation = self._after(self._config.eval_every)
+        self._next_evaluation = self._first_evaluation()
         self._next_checkpoint = self._after(self._config.checkpoint_every)
 
     @property
@@ -129,8 +129,8 @@ class Watcher(BaseCallback):
         # Here and nowhere else the algorithm has no step in its hands.
         must_begin_anew = False
         if self.num_timesteps >= self._next_evaluation and not self.reached:
-            self._next_evaluation = self._after(self._config.eval_every)
             self.evaluate()
+            self._next_evaluation = self._after(self._config.eval_every)
             must_begin_anew = True
         if self.num_timesteps >= self._next_checkpoint:
             self._next_checkpoint = self._after(self._config.checkpoint_every)
@@ -168,6 +168,14 @@ class Watcher(BaseCallback):
         if not every:
             return np.inf
         return int(self.first_step + (self.steps // every + 1) * every)
+
+    def _first_evaluation(self) -> float:
+        """Return when it is due: at once, if one was due before and was not finished."""
+        every = self._config.eval_every
+        if not every or self.steps < every:
+            return self._after(every)
+        due = self.first_step + self.steps // every * every
+        return due if self._evaluated_at < due else self._after(every)
 
     def _count(self, info: dict[str, Any], is_spoiled: bool) -> None:
         self.episodes += 1
@@ -215,12 +223,12 @@ class Watcher(BaseCallback):
     def evaluate(self) -> None:
         """Evaluate the policy as it is now, on the same robots."""
         count, steps = self._config.eval_episodes, self.steps
-        self._evaluated_at = self.num_timesteps
 
         def tell(done: int) -> None:
             self._display.update(steps, f"evaluating, {done} of {count} episodes")
 
         evaluation = self.evaluation = self._evaluate(self.model, tell)
+        self._evaluated_at = self.num_timesteps
         self._folder.add(self._row(evaluation))
         self.logger.record("evaluation/return", evaluation.mean_return)
         rate, wanted = evaluation.success_rate, self._config.success_at

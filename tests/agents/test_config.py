@@ -16,6 +16,7 @@ URL = "ws://127.0.0.1:9"
         ({"urls": (URL, f"{URL}/")}, "also as ws://127.0.0.1:9; each robot"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"seed": -1}, "seed must be 0 or more"),
+        ({"seed": 1 << 31}, "seed must be 2147483647 or less"),
         ({"success_at": 95.0}, "success_at is a rate"),
         ({"her": True}, "her needs a replay buffer, which ppo has not"),
         ({"updates": "background"}, "updates background is for sac, td3 and tqc"),

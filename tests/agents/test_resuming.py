@@ -16,6 +16,9 @@ from remote_env.cli import main
 from remote_env_agents import TrainConfig, train
 from remote_env_agents.checkpoints import CheckpointError, find_checkpoint, load_state
 from remote_env_agents.cli import train_config
+from remote_env_agents.presets import resolve
+from remote_env_agents.robots import make_vec_env
+from remote_env_agents.starting import find_start, make_start_model
 from remote_env_agents.updates import LocalLearner
 from remote_env_agents.watcher import Watcher
 
@@ -132,6 +135,46 @@ def test_without_its_buffer_a_run_warms_up_again(serve, tmp_path):
     assert result.gradient_steps == 10 + 20  # after 100 steps, each time
     result = train(TrainConfig((url,), **options, steps=350, resume=folder))
     assert result.gradient_steps == 10 + 20 + 20
+
+
+def test_who_collects_for_a_background_learner_without_a_buffer_warms_up_again_too(serve, tmp_path):
+    url = serve(Reach()).url
+    for with_buffer, acts_by_chance_until in ((False, 230), (True, 100)):
+        folder = tmp_path / str(with_buffer)
+        options = {"algo": "sac", "save_buffer": with_buffer, "folder": folder}
+        train(TrainConfig((url,), **options, steps=130, hyperparameters=TINY))
+        config = TrainConfig((url,), algo="sac", steps=400, resume=folder)
+        env = make_vec_env(config.urls)
+        preset = resolve(config, robots=1, longest=10, pictures=False)
+        model = make_start_model(config, preset, env, find_start(config), only_acts=True)
+        env.close()
+        assert (model.num_timesteps, model.learning_starts) == (130, acts_by_chance_until)
+
+
+def test_an_evaluation_that_was_broken_off_is_made_by_who_goes_on(serve, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    options = {"algo": "sac", "steps": 190, "eval_every": 60, "eval_episodes": 1}
+    config = TrainConfig((serve(Reach()).url,), **options, folder=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("remote_env_agents.evaluation.evaluate", interrupt)
+        result = train(replace(config, hyperparameters=TINY))
+    assert (result.ended_by, result.steps) == ("interrupt", 60)
+    train(replace(config, resume=tmp_path / "run"))
+    evaluated = [int(row["step"]) for row in rows_of(config.folder) if row["evaluation_return"]]
+    assert evaluated == [60, 120, 180, 190]
+
+
+@pytest.mark.parametrize(("was", "asked"), [(False, True), (True, False)])
+def test_hindsight_goes_on_with_what_was_learned_with_it_alone(serve, tmp_path, was, asked):
+    url = serve(Sparse()).url
+    options = {"algo": "sac", "streams": ("achieved_goal", "desired_goal")}
+    first = TrainConfig((url,), **options, steps=20, her=was, hyperparameters=TINY)
+    path = find_checkpoint(train(replace(first, folder=tmp_path / "first")).folder)
+    wanted = "with" if was else "without"
+    with pytest.raises(ConfigurationError, match=f"learned {wanted} hindsight; go on {wanted} --h"):
+        train(TrainConfig((url,), **options, steps=20, her=asked, resume=path))
 
 
 @pytest.mark.parametrize("count", [1, 3])
