@@ -8,6 +8,7 @@ learns in the background (``background.py``), between episodes, or after each st
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +95,9 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
     Ctrl-C ends it early; what was learned until then is saved, and the result says so. On
     robots that set no limit themselves, an episode is truncated after 1000 steps.
 
+    A learner in the background is a process that imports the script again: a script calls this
+    below ``if __name__ == "__main__":``.
+
     Args:
         config: What to do.
         console: Where to show how far it is; None for nowhere.
@@ -103,6 +107,11 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainingRes
         RemoteEnvError: If a robot fails meanwhile. What was learned until then is saved, and
             the error says where.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigurationError(
+            "train was called while the learner's process imported this script; call it below "
+            '`if __name__ == "__main__":`'
+        )
     algorithm_class(config.algo)
     import torch
 

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -284,3 +286,20 @@ def test_of_what_the_learner_says_at_once_nothing_is_lost(tmp_path, monkeypatch)
         there.send(CheckpointSaved(step, 1, 0.1, is_last))
     learner.finish(tmp_path / "step-120.zip", tmp_path / "policy.zip", 120, {})
     assert isinstance(there.recv(), Finish)
+
+
+UNGUARDED = """
+import sys
+from remote_env_agents import TrainConfig, train
+train(TrainConfig((sys.argv[1],), algo="sac", steps=5))
+"""
+
+
+def test_a_script_that_does_not_ask_whether_it_is_main_is_told(serve, tmp_path):
+    script = tmp_path / "learn.py"
+    script.write_text(UNGUARDED)
+    command = [sys.executable, str(script), serve(Timed()).url]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert 'call it below `if __name__ == "__main__":`' in done.stderr
+    assert "died with exit code 1; what it printed says why" in done.stderr
