@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -138,9 +139,8 @@ def check_video(path: Path, spec: RobotSpec, cameras: Sequence[str] = ()) -> Non
     """
     _import_av()
     _cameras(spec, cameras)
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    is_in_the_way = path.is_dir() or (existing != path and not existing.is_dir())
-    if is_in_the_way or not os.access(existing, os.W_OK):
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigurationError(f"cannot write the video {path}; choose another file")
 
 
@@ -189,6 +189,8 @@ def record_episodes(
 ) -> Film:
     """Run a policy on a robot and film it, cameras side by side, with a caption. It moves.
 
+    The film is there as a whole or not at all: one that breaks off leaves what was there.
+
     Args:
         path: Of the file, .mp4.
         policy: As for ``evaluate``.
@@ -200,17 +202,20 @@ def record_episodes(
         on_step: Called after each step with the number of the episode, from 0, and of the step.
 
     Raises:
-        ConfigurationError: If the robot has no such camera, or PyAV is not installed.
+        ConfigurationError: If the robot has no such camera, PyAV is not installed, or the file
+            cannot be written.
         RemoteEnvError: If the robot fails.
     """
     spec = look_at([url], token=token)
+    check_video(path, spec, cameras)
     shown = _cameras(spec, cameras)
     acting = as_policy(policy, spec)
     wanted = getattr(acting, "streams", None)
     own = tuple(spec.observed if wanted is None else wanted)
     unpack = _unpacker(spec, wanted)
     streams = [*own, *(name for name in shown if name not in own)]
-    with VideoWriter(path, fps or spec.control_hz or _DEFAULT_FPS) as video:
+    rate = fps or spec.control_hz or _DEFAULT_FPS
+    with _as_a_whole(path) as part, VideoWriter(part, rate) as video:
         robot = make_env(url, streams=streams, token=token, max_steps=limit_for(spec))
         eyes = _Eyes(robot, spec.space_of(wanted), unpack)
         env = wrap_for(acting, eyes)
@@ -222,7 +227,23 @@ def record_episodes(
                 filmed.append(camera.shoot(env, policy_for_episode(acting, key.seed), key, on_step))
         finally:
             env.close()
-        return Film(path, video.frames, tuple(filmed))
+    return Film(path, video.frames, tuple(filmed))
+
+
+@contextlib.contextmanager
+def _as_a_whole(path: Path) -> Iterator[Path]:
+    """Give a file beside this one, which takes its place at the end or else is removed."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        try:
+            os.replace(part, path)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the video {path}: {error.strerror}") from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 class _Eyes(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -82,6 +82,29 @@ def test_a_policy_is_filmed_with_both_cameras_side_by_side_and_a_caption(serve, 
     assert np.abs(captions[0].astype(int) - captions[10]).max() > 60
 
 
+def test_a_film_that_breaks_off_leaves_the_one_that_was_there(serve, tmp_path):
+    path = tmp_path / "reach.mp4"
+    url = serve(Reach()).url
+    record_episodes(path, straight_to_the_goal, url, seeds=[1])
+    before = path.read_bytes()
+
+    def interrupt(episode, step):
+        if episode == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record_episodes(path, straight_to_the_goal, url, seeds=[1, 2], on_step=interrupt)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_the_way_of_a_film_is_refused_before_anything_moves(serve, tmp_path):
+    robot = Reach()
+    with pytest.raises(ConfigurationError, match="cannot write the video"):
+        record_episodes(tmp_path, straight_to_the_goal, serve(robot).url, seeds=[1])
+    assert robot.seeds == []
+
+
 def test_one_camera_can_be_chosen(serve, tmp_path):
     path = tmp_path / "reach.mp4"
     record_episodes(
