@@ -13,6 +13,7 @@ from typing import Any
 from remote_env.errors import ConfigurationError
 from remote_env_agents.keys import EpisodeKey
 from remote_env_agents.report import EvaluationFolder
+from remote_env_agents.results import say_number
 from remote_env_agents.video import Film, FilmedEpisode
 
 __all__ = ["note_film", "read_films"]
@@ -25,7 +26,7 @@ def note_film(folder: EvaluationFolder, film: Film) -> None:
         ConfigurationError: If that cannot be written.
     """
     films = [one for one in read_films(folder) if one.path.name != film.path.name]
-    lines = [json.dumps(_to_json(one)) + "\n" for one in (*films, film)]
+    lines = [json.dumps(_to_json(one), allow_nan=False) + "\n" for one in (*films, film)]
     unfinished = folder.films.with_name(f"{folder.films.name}.part")
     try:
         unfinished.write_text("".join(lines), encoding="utf-8")
@@ -52,7 +53,7 @@ def _to_json(film: Film) -> dict[str, Any]:
         {
             "seed": one.key.seed,
             "options": dict(one.key.options),
-            "return": one.episode_return,
+            "return": say_number(one.episode_return),
             "length": one.length,
             "success": one.is_success,
         }
@@ -64,7 +65,10 @@ def _to_json(film: Film) -> dict[str, Any]:
 def _from_json(folder: EvaluationFolder, raw: dict[str, Any]) -> Film:
     episodes = tuple(
         FilmedEpisode(
-            EpisodeKey(one["seed"], one["options"]), one["return"], one["length"], one["success"]
+            EpisodeKey(one["seed"], one["options"]),
+            float(one["return"]),
+            one["length"],
+            one["success"],
         )
         for one in raw["episodes"]
     )

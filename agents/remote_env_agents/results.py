@@ -35,7 +35,7 @@ from remote_env_agents.episodes import Episode
 from remote_env_agents.keys import EpisodeKey
 from remote_env_agents.step_times import StepTimes
 
-__all__ = ["Recorded", "ResultsFile", "begun_before", "read_results"]
+__all__ = ["Recorded", "ResultsFile", "begun_before", "read_results", "say_number"]
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _FIRST: Final = b'{"evaluation":'
@@ -310,10 +310,8 @@ def begun_before(spoiled: Sequence[Episode]) -> Counter[EpisodeKey]:
     return Counter(episode.key for episode in spoiled)
 
 
-# JSON has no NaN and no infinity: such a number is a text.
-
-
-def _say(number: float) -> float | str:
+def say_number(number: float) -> float | str:
+    """Return it for JSON, which has no NaN and no infinity: such a number is a text."""
     return number if math.isfinite(number) else str(number)
 
 
@@ -324,8 +322,8 @@ def _say_episode(episode: Episode) -> dict[str, Any]:
         "seed": episode.key.seed,
         "options": episode.key.options,
         **said,
-        "episode_return": _say(episode.episode_return),
-        "seconds": _say(episode.seconds),
+        "episode_return": say_number(episode.episode_return),
+        "seconds": say_number(episode.seconds),
         "step_times": episode.step_times.to_json(),
         "period_errors": episode.period_errors.to_json(),
     }

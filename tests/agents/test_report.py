@@ -11,7 +11,9 @@ from made_up_episodes import ROBOTS, about, episode
 
 from remote_env_agents import Evaluation, Film, FilmedEpisode, PolicyIdentity, write_report
 from remote_env_agents.dispatch import RobotEvent
+from remote_env_agents.films import note_film, read_films
 from remote_env_agents.keys import EpisodeKey, cross
+from remote_env_agents.report import EvaluationFolder
 from remote_env_agents.step_times import StepTimes
 
 VOID = {"meta", "br"}
@@ -69,6 +71,13 @@ def evaluation(**more):
         **more,
     }
     return Evaluation(**said)
+
+
+def film_in(folder, *filmed):
+    path = folder.video("seed-2")
+    path.parent.mkdir()
+    path.touch()
+    return Film(path, 25, filmed)
 
 
 def page_of(folder, made, **more):
@@ -151,6 +160,16 @@ def test_films_lie_beside_it_and_say_whether_they_show_what_was_counted(tmp_path
     assert set(page.links) == {"videos/a%20b.mp4", "videos/c.mp4"}
     assert "just as it was counted" in page.sections["videos"]
     assert "another course than what was counted (-0.3)" in page.sections["videos"]
+
+
+@pytest.mark.parametrize("returned", [float("nan"), float("-inf"), -0.1 - 0.2])
+def test_a_film_is_noted_as_json_whatever_its_return(tmp_path, returned):
+    folder = EvaluationFolder(tmp_path)
+    film = film_in(folder, FilmedEpisode(KEYS[2], returned, 10, True))
+    note_film(folder, film)
+    assert not re.search("NaN|Infinity", folder.films.read_text())
+    (found,) = read_films(folder)
+    assert repr(found) == repr(film)  # a NaN equals none
 
 
 def test_realtime_says_how_far_periods_were_off(tmp_path):
