@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,7 +189,8 @@ def episodes_to_film(
     if config.video_of == ("failures",):
         episodes = [episode for episode in episodes if episode.is_success is False]
     elif config.video_of == ("worst",):
-        episodes.sort(key=lambda episode: episode.episode_return)
+        # NaN is the worst: where a reward is no number, something went wrong that must be seen.
+        episodes.sort(key=lambda one: (not math.isnan(one.episode_return), one.episode_return))
     return [episode.key for episode in episodes[: config.videos]]
 
 

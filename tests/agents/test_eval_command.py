@@ -7,12 +7,23 @@ import threading
 import time
 
 import pytest
+from made_up_episodes import ROBOTS, about, episode
 from reaching import Reach
 
 from remote_env import ConfigurationError, RemoteRobotEnv, RobotFaultError, TransportError
 from remote_env.cli import main
 from remote_env.version import __version__
-from remote_env_agents import EpisodeKey, Job, PolicyIdentity, RandomPolicy, eval_command, evaluate
+from remote_env_agents import (
+    EpisodeKey,
+    EvalConfig,
+    Evaluation,
+    Job,
+    PolicyIdentity,
+    RandomPolicy,
+    eval_command,
+    evaluate,
+)
+from remote_env_agents.keys import cross
 from remote_env_agents.report import EvaluationFolder
 from remote_env_agents.results import read_results
 from remote_env_server import RobotServer
@@ -163,6 +174,16 @@ def test_the_worst_are_filmed_and_linked(serve, folder, capsys):
     assert "just as it was counted" in page
     assert run([url], folder, "--video-of", "2", "4") == 0  # of a complete evaluation
     assert len(list((folder / "videos").glob("*.mp4"))) in (2, 3)
+
+
+def test_a_return_of_nan_is_the_worst_then_the_lowest():
+    keys = cross(range(4))
+    returns = [-3.0, float("nan"), -10.0, float("-inf")]
+    episodes = [episode(n, episode_return=returned) for n, returned in enumerate(returns)]
+    made = Evaluation(tuple(episodes), (), (), ROBOTS, 1.0, about(keys))
+    config = EvalConfig(ROBOTS, policy="random", video_of=("worst",), videos=3)
+    chosen = eval_command.episodes_to_film(config, keys, made)
+    assert [key.seed for key in chosen] == [1, 3, 2]
 
 
 def films_in(folder):
