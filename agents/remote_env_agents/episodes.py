@@ -126,7 +126,7 @@ def run_episode(
         if control_period and "period" in remote.get("timing", ()):
             off.append(abs(remote["timing"]["period"] - control_period))
         if remote.get("invalid_transition") or remote.get("stale"):
-            spoiled = remote.get("end_reason") or EndReason.STALE_SENSOR.value
+            spoiled = EndReason.STALE_SENSOR.value  # unless another fault ends it
         on_step(length)
     success = info.get("is_success")
     reason = str(remote.get("end_reason", ""))

@@ -139,6 +139,24 @@ def test_an_episode_that_begins_with_a_stale_observation_does_not_count(serve):
     assert len(evaluation.episodes) == 1
 
 
+def test_an_episode_that_is_stale_when_its_time_is_up_was_spoiled_by_the_sensor(serve):
+    class Stuck(Reach):
+        modes = (Mode.REALTIME,)
+
+        def proprio_configs(self):
+            return [replace(config, max_age=0.15) for config in super().proprio_configs()]
+
+        def apply_action(self, action):
+            super().apply_action(action)
+            self.taken = getattr(self, "taken", 0) + 1
+            if self.taken == self.max_episode_steps:
+                time.sleep(0.3)
+
+    evaluation = evaluate(stay, [serve(Stuck()).url], episodes=1)
+    assert {episode.spoiled for episode in evaluation.spoiled} == {"stale_sensor"}
+    assert len(evaluation.episodes) == 1
+
+
 def test_a_robot_that_stays_lost_is_said_once(serve, caplog):
     broken = Broken()
     with pytest.raises(RobotFaultError, match="no power"):
