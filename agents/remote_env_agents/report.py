@@ -90,7 +90,8 @@ def write_report(folder: str | Path, evaluation: Evaluation, *, films: Sequence[
         own.path.mkdir(parents=True, exist_ok=True)
         for path, text in ((own.path / "summary.json", summary), (own.report, page)):
             unfinished = path.with_name(f"{path.name}.part")
-            unfinished.write_text(text, encoding="utf-8")
+            # A path may be no UTF-8; what is none is spelled out, as in a terminal.
+            unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
             os.replace(unfinished, path)
     except OSError as error:
         raise ConfigurationError(f"cannot write to {own.path}: {error.strerror}") from error

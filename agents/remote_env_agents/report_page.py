@@ -335,7 +335,7 @@ def _videos(evaluation: Evaluation, films: Sequence[Film], folder: Path) -> str:
     counted = {one.key: one for one in evaluation.episodes}
     shown = []
     for film in films:
-        link = quote(os.path.relpath(film.path, folder).replace(os.sep, "/"))
+        link = quote(os.fsencode(os.path.relpath(film.path, folder).replace(os.sep, "/")))
         lines = []
         for filmed in film.episodes:
             text = f"seed {filmed.key.name}: return {filmed.episode_return:.4g}"

@@ -1,6 +1,7 @@
 """The report says what must be known, and is one file that asks nobody for anything."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -146,6 +147,16 @@ def test_what_robots_and_files_are_called_is_text(tmp_path):
     page = page_of(tmp_path, made)
     assert "img" not in page.tags
     assert page.sections["what-was-run"].count(evil) >= 2
+
+
+def test_paths_that_are_no_utf_8_are_spelled_out(tmp_path):
+    policy, name = os.fsdecode(b"policy-\xe9.zip"), os.fsdecode(b"film-\xe9.mp4")
+    made = evaluation(about=about(KEYS, policy=PolicyIdentity(policy)))
+    film = Film(tmp_path / name, 25, (FilmedEpisode(KEYS[2], -0.2, 10, True),))
+    page = page_of(tmp_path, made, films=[film])
+    assert r"policy-\udce9.zip on arm" in page.sections["top"]
+    assert set(page.links) == {"film-%E9.mp4"}
+    assert json.loads((tmp_path / "summary.json").read_text())["about"]["policy"]["name"] == policy
 
 
 def test_films_lie_beside_it_and_say_whether_they_show_what_was_counted(tmp_path):
