@@ -55,10 +55,22 @@ def test_more_successes_than_trials_are_refused():
         ((0, 5, 0, 7), 1.0),
         ((5, 5, 7, 7), 1.0),
         ((0, 0, 3, 7), 1.0),
+        ((1700, 2500, 5250, 7500), 0.06344556018123694),  # by the binomials themselves
     ],
 )
 def test_the_exact_test_is_fishers(counts, p):
     assert fisher_exact(*counts) == pytest.approx(p, rel=1e-12)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 30), st.integers(0, 30), st.data())
+def test_no_bit_of_it_is_lost(trials, other_trials, data):
+    successes = data.draw(st.integers(0, trials))
+    hits = successes + data.draw(st.integers(0, other_trials))
+    ways = {x: math.comb(trials, x) * math.comb(other_trials, hits - x) for x in range(hits + 1)}
+    as_rare = sum(way for way in ways.values() if way <= ways[successes])
+    p = as_rare / math.comb(trials + other_trials, hits)
+    assert fisher_exact(successes, trials, hits - successes, other_trials) == p
 
 
 def test_impossible_counts_are_refused():
