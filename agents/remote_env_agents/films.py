@@ -38,7 +38,7 @@ def note_film(folder: EvaluationFolder, film: Film) -> None:
 def read_films(folder: EvaluationFolder) -> list[Film]:
     """Return the films that were written down and are there."""
     try:
-        lines = folder.films.read_text(encoding="utf-8").splitlines()
+        lines = folder.films.read_bytes().split(b"\n")
     except OSError:
         return []
     films = []

@@ -131,7 +131,7 @@ def read_options(path: Path) -> tuple[dict[str, Any], ...]:
         ConfigurationError: If it cannot be read, or holds something else.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read the options {path}: {error}") from error
     found = _read_json(path, text)
@@ -151,7 +151,8 @@ def _read_json(path: Path, text: str) -> list[Any]:
             raise ConfigurationError(f"{path} is no JSON: {error}") from error
         return found
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(), which also splits at characters that may stand in a text of JSON.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

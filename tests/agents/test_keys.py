@@ -98,6 +98,12 @@ def test_options_are_read_from_a_list_or_from_lines(tmp_path, text):
     assert read_options(tmp_path / "options") == ({"a": 1}, {"b": 2})
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "é"])
+def test_a_line_of_options_ends_at_a_line_feed_only(tmp_path, odd):
+    (tmp_path / "options").write_bytes(f'{{"a": "1{odd}2"}}\r\n{{"b": 3}}\n'.encode())
+    assert read_options(tmp_path / "options") == ({"a": f"1{odd}2"}, {"b": 3})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

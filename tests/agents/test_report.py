@@ -183,6 +183,15 @@ def test_a_film_is_noted_as_json_whatever_its_return(tmp_path, returned):
     assert repr(found) == repr(film)  # a NaN equals none
 
 
+def test_a_damaged_line_costs_one_film(tmp_path):
+    folder = EvaluationFolder(tmp_path)
+    film = film_in(folder, FilmedEpisode(EpisodeKey(2, {"a": "1\u20282"}), -0.2, 10, True))
+    note_film(folder, film)
+    good = folder.films.read_text().replace("\\u2028", "\u2028").encode()
+    folder.films.write_bytes(b"\xff\n" + good)
+    assert read_films(folder) == [film]
+
+
 def test_realtime_says_how_far_periods_were_off(tmp_path):
     off = StepTimes.of([0.0001, 0.002])
     made = evaluation(episodes=(episode(1, period_errors=off, overruns=3),))
