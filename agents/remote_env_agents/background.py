@@ -49,6 +49,7 @@ _LOOK_EVERY: Final = 0.1  # seconds, while it is waited for
 _BUFFERED: Final = 60.0  # seconds of transitions that may be on their way: it saves meanwhile,
 _MOST_MEMORY: Final = 256 << 20  # but not more bytes than these,
 _LEAST_ROWS: Final = 16  # nor fewer steps than these
+_LOCKSTEP_HZ: Final = 1000.0  # steps a second where no period says how many there are
 _NICENESS: Final = 10
 
 
@@ -104,7 +105,8 @@ class BackgroundLearner(BaseCallback):
             model.observation_space, model.action_space, model.n_envs, spec.goal_reward
         )
         dtype = transition_dtype(model.observation_space, model.action_space, model.n_envs)
-        wanted = min(math.ceil(_BUFFERED * spec.control_hz), _MOST_MEMORY // dtype.itemsize)
+        rows = math.ceil(_BUFFERED * (spec.control_hz or _LOCKSTEP_HZ))
+        wanted = min(rows, _MOST_MEMORY // dtype.itemsize)
         self._ring = TransitionRing(context, dtype, max(_LEAST_ROWS, wanted))
         self._acting = model.policy.actor.state_dict()  # by reference
         self._weights = WeightSlot(context, self._acting)

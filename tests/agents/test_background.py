@@ -16,7 +16,7 @@ pytest.importorskip("stable_baselines3", reason="needs the extra [agents]")
 import numpy as np
 import torch
 from gymnasium import spaces
-from reaching import Sparse, Timed
+from reaching import Reach, Sparse, Timed
 from trained import TINY, weights_of
 
 from remote_env_agents import Hyperparameters, TrainConfig, evaluate, train
@@ -286,6 +286,23 @@ def test_of_what_the_learner_says_at_once_nothing_is_lost(tmp_path, monkeypatch)
         there.send(CheckpointSaved(step, 1, 0.1, is_last))
     learner.finish(tmp_path / "step-120.zip", tmp_path / "policy.zip", 120, {})
     assert isinstance(there.recv(), Finish)
+
+
+def test_robots_without_a_rate_have_room_for_many_steps_on_the_way(serve, tmp_path, monkeypatch):
+    class Timeless(Reach):
+        control_hz = 0.0
+
+    rows = []
+
+    def end(context, dtype, count):
+        rows.append(count)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("remote_env_agents.background.TransitionRing", end)
+    options = {"algo": "sac", "updates": "background", "hyperparameters": TINY}
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig((serve(Timeless()).url,), **options, folder=tmp_path / "run"))
+    assert rows == [60_000]
 
 
 UNGUARDED = """
