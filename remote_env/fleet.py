@@ -53,7 +53,8 @@ class Row:
         truncated: Whether it ended by something else.
         info: As ``RemoteRobotEnv`` returns it.
         is_valid: Whether the observation is what the action led to, or a reset.
-        final: Where the robot was reset in the same step, the last observation and ``info``.
+        final: Of an episode that ended, in the autoreset mode of the same step: its last
+            observation and ``info``.
     """
 
     reward: float
@@ -377,6 +378,8 @@ class Fleet:
         slot.row = Row(0.0, False, truncated, {"remote": told}, is_valid=False)
         if ended is not None:
             self._add_end(slot.row, ended)
+        elif truncated and slot.last is not None and self._mode is AutoresetMode.SAME_STEP:
+            slot.row.final = slot.last, {"remote": dict(told)}
         self._keep(slot.index, slot.last)
 
     def pop(self, slot: Slot) -> Row:

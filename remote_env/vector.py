@@ -67,11 +67,12 @@ class RemoteRobotVectorEnv(Robots):
     ``RemoteRobotEnv`` tells stands in ``infos["remote"]``, merged like all else.
 
     A robot that fails is down. In the step in which that is found out its observation is the one
-    before, its reward 0, and it is ``truncated``: once. Until it is back it has the same
-    observation, reward 0 and no flag, and no action reaches it. Meanwhile it is connected again in
-    the background; in the autoreset modes the next ``step`` resets it then, without waiting for
-    it, and otherwise the next ``reset`` with its mask. In all these rows, that with which it
-    returns included, ``infos["remote"]["valid"]``, ``(num_envs,)`` bool, is False: no transition.
+    before, its reward 0, and it is ``truncated``: once. Where resets are in the same step, that
+    observation is also its ``final_obs``. Until it is back it has the same observation, reward 0
+    and no flag, and no action reaches it. Meanwhile it is connected again in the background; in the
+    autoreset modes the next ``step`` resets it then, without waiting for it, and otherwise the next
+    ``reset`` with its mask. In all these rows, that with which it returns included,
+    ``infos["remote"]["valid"]``, ``(num_envs,)`` bool, is False: no transition.
 
     Not safe from several threads, but for ``close``.
     """

@@ -228,6 +228,27 @@ def test_a_robot_whose_code_fails_is_reset_and_the_others_lose_nothing(serve, co
     assert told[-1][4]["steps"][0] == 2 + len(told)
 
 
+class Short(Counter):
+    max_episode_steps = 2
+
+
+@pytest.mark.parametrize("other", [Counter, Short], ids=["alone", "beside an end"])
+def test_in_the_same_step_a_robot_that_falls_has_a_final_observation_too(serve, connect_all, other):
+    urls = [serve(robot).url for robot in (Failing(), other())]
+    env = connect_all(urls, autoreset_mode="SameStep")
+    env.reset(seed=1)
+    before = env.step(ONES[:2])[0]["sum"][0].tolist()
+    fall = env.step(ONES[:2])
+    infos = fall[-1]
+    assert fall[3].tolist() == infos["_final_obs"].tolist() == [True, other is Short]
+    assert infos["_final_info"].tolist() == [True, other is Short]
+    assert infos["final_obs"][0]["sum"].tolist() == fall[0]["sum"][0].tolist() == before
+    assert infos["final_info"]["remote"]["end_reason"][0] == "robot"
+    assert infos["final_info"]["remote"]["invalid_transition"][0]
+    assert valid(fall).tolist() == [False, True]
+    assert "final_obs" not in env.step(ONES[:2])[-1]
+
+
 def test_the_only_robot_is_told_to_have_failed_and_then_waited_for(serve, connect_all):
     failing = Failing()
     env = connect_all([serve(failing).url], reconnect_timeout=20.0)
