@@ -48,6 +48,7 @@ class Row:
     """What one robot contributes to a batch.
 
     Attributes:
+        observation: One array for each leaf, not copied; None before the first.
         reward: Of the step.
         terminated: Whether its episode ended by its task.
         truncated: Whether it ended by something else.
@@ -57,6 +58,7 @@ class Row:
             observation and ``info``.
     """
 
+    observation: Arrays | None
     reward: float
     terminated: bool
     truncated: bool
@@ -242,7 +244,8 @@ class Fleet:
 
     def stand_in(self, slot: Slot) -> None:
         """Give a robot that is down a row: its last observation."""
-        slot.row = Row(0.0, False, False, {"remote": {"invalid_transition": True}}, is_valid=False)
+        told = {"invalid_transition": True}
+        slot.row = Row(slot.last, 0.0, False, False, {"remote": told}, is_valid=False)
         if self._mode is AutoresetMode.DISABLED:
             slot.wish = None  # whoever resets it says so again
 
@@ -325,7 +328,9 @@ class Fleet:
             self._send_reset(slot)
             return
         is_valid = not came.info["remote"].get("invalid_transition")
-        slot.row = Row(came.reward, came.terminated, came.truncated, came.info, is_valid=is_valid)
+        slot.row = Row(
+            came.arrays, came.reward, came.terminated, came.truncated, came.info, is_valid=is_valid
+        )
         self._keep(slot.index, came.arrays)
 
     def _begin_episode(self, slot: Slot, came: Arrival) -> None:
@@ -337,7 +342,7 @@ class Fleet:
         slot.wish, slot.error, slot.ended = None, None, None
         if was_down:
             logger.warning("robot %d (%s) is back", slot.index, slot.member.url)
-        row = Row(0.0, False, False, came.info, is_valid=not was_down)
+        row = Row(came.arrays, 0.0, False, False, came.info, is_valid=not was_down)
         if ended is not None:
             self._add_end(row, ended)
         if slot.is_asked and slot.row is None:
@@ -375,7 +380,7 @@ class Fleet:
         if not isinstance(error, ConnectionError):
             reason = EndReason.ROBOT
         told = {"end_reason": reason.value, "end_cause": str(error), "invalid_transition": True}
-        slot.row = Row(0.0, False, truncated, {"remote": told}, is_valid=False)
+        slot.row = Row(slot.last, 0.0, False, truncated, {"remote": told}, is_valid=False)
         if ended is not None:
             self._add_end(slot.row, ended)
         elif truncated and slot.last is not None and self._mode is AutoresetMode.SAME_STEP:

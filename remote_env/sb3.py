@@ -126,7 +126,9 @@ class RemoteRobotVecEnv(VecEnv):
             ) from error
         super().__init__(len(self.urls), first.observation_space, first.action_space)
         self.metadata = first.metadata
-        self._was_stale = [False] * self.num_envs  # the observation that the last row left
+        # The observations that the last rows left, and whether they were stale.
+        self._shown: list[Arrays | None] = [None] * self.num_envs
+        self._was_stale = [False] * self.num_envs
 
     @property
     def envs(self) -> list[Member]:
@@ -152,6 +154,7 @@ class RemoteRobotVecEnv(VecEnv):
         batch = self._batches.take(self.num_envs)
         for slot in slots:
             batch.keep(slot.index, slot.last)
+            self._shown[slot.index] = slot.last
             info = self.reset_infos[slot.index] = self._fleet.pop(slot).info
             self._was_stale[slot.index] = bool(info["remote"].get("stale"))
         self._reset_seeds()
@@ -213,7 +216,6 @@ class RemoteRobotVecEnv(VecEnv):
         slots = self._fleet.slots
         if not all(slot.is_asked for slot in slots):
             raise LocalProtocolError("step_wait without actions; call step_async(actions) first")
-        before = [slot.last for slot in slots]
         batch = self._batches.take(self.num_envs)
         self._quorum.await_steps(batch)
         rewards = np.zeros(self.num_envs, np.float32)
@@ -222,14 +224,14 @@ class RemoteRobotVecEnv(VecEnv):
         for slot in slots:
             row = self._fleet.pop(slot)
             rewards[slot.index] = row.reward
-            dones[slot.index], info = self._tell(slot, row, before[slot.index])
+            dones[slot.index], info = self._tell(slot, row)
             infos.append(info)
         return batch.observation, rewards, dones, infos
 
-    def _tell(self, slot: Slot, row: Row, before: Arrays | None) -> tuple[bool, dict[str, Any]]:
+    def _tell(self, slot: Slot, row: Row) -> tuple[bool, dict[str, Any]]:
         """Return whether an episode ended in a row, and its ``info`` as SB3 wants it."""
         is_over = row.terminated or row.truncated
-        last, info = before, row.info
+        last, info = self._shown[slot.index], row.info
         if row.final is not None:
             last, info = row.final
             self.reset_infos[slot.index] = row.info
@@ -243,6 +245,7 @@ class RemoteRobotVecEnv(VecEnv):
         if info["remote"].get("stale") or self._was_stale[slot.index]:
             info["remote"]["invalid_transition"] = True
         # The next row begins with the observation of this one, after an end with that of a reset.
+        self._shown[slot.index] = row.observation
         self._was_stale[slot.index] = bool(row.info["remote"].get("stale"))
         return is_over, info
 

@@ -369,7 +369,8 @@ class RemoteRobotVectorEnv(Robots):
         ready = [slot for slot in asked if slot.row is not None]
         batch = self._batches.take(len(ready))
         for index, slot in enumerate(ready):
-            batch.keep(index, slot.last)
+            assert slot.row is not None
+            batch.keep(index, slot.row.observation)  # who fell may be back, with another one
         ids = np.array([slot.index for slot in ready], np.int64)
         return Ready(ids, *self._collect(ready, batch))
 

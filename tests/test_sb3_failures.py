@@ -5,14 +5,13 @@ import time
 
 import numpy as np
 import pytest
-from beside import Beside, wait_for
 from killed_robots import ONES, Served, step_until
-from sample_robots import Counter, Gated, Limited
+from lost_in_reset import lost_in_reset
+from sample_robots import Counter, Limited
 from stable_baselines3.common.vec_env import VecMonitor
 
 from remote_env import ConfigurationError, errors
 from remote_env.sb3 import RemoteRobotVecEnv
-from remote_env.testing import FaultProxy
 from remote_env_server import Mode, ProprioConfig
 
 
@@ -176,42 +175,18 @@ def test_an_end_before_a_failed_reset_is_a_transition_and_the_end_of_an_episode(
 
 def test_a_robot_that_falls_and_is_back_in_one_step_shows_both(serve, connect_all):
     """It is lost in a reset, which is done while another one still moves."""
-
-    class Slow(Limited):
-        is_slow = False
-
-        def reset(self, *, seed=None, options=None):
-            self.in_reset = True
-            while self.is_slow:
-                self.progress(0.5)
-                time.sleep(0.002)
-            return super().reset(seed=seed, options=options)
-
-    slow, gated = Slow(), Gated()
-    with FaultProxy(serve(slow).url) as proxy:
-        env = connect_all([proxy.url, serve(gated).url])
+    with lost_in_reset(serve, connect_all) as (env, during):
         env.reset()
         env.step(ONES[:2])
         env.step(ONES[:2])
-        gated.may_go.clear()
-        slow.is_slow, slow.in_reset = True, False
-
-        def meddle():
-            wait_for(lambda: slow.in_reset)
-            proxy.reset_connections()
-            wait_for(lambda: env._fleet.slots[0].is_down)
-            slow.is_slow = False
-            wait_for(lambda: not env._fleet.slots[0].is_down)
-            gated.may_go.set()
-
-        beside = Beside(meddle)
-        end = env.step(ONES[:2])
-        assert beside.join().error is None
+        end = during(lambda: env.step(ONES[:2]))
         assert end[2].tolist() == [True, False]
         assert not is_invalid(end, 0)
         back = env.step(ONES[:2])
         assert back[2].tolist() == [True, False]
         assert is_invalid(back, 0)
+        last = back[3][0]["terminal_observation"]["sum"].tolist()
+        assert last == end[0]["sum"][0].tolist() != back[0]["sum"][0].tolist()
         after = env.step(ONES[:2])
         assert not is_invalid(after, 0)
         assert (after[0]["sum"][0] == back[0]["sum"][0] + 1).all()
@@ -249,6 +224,25 @@ def test_too_few_robots_are_an_error_that_says_why(serve, connect_all, min_envs)
     robots[0].fails = False
     env.reset()
     assert not is_invalid(env.step(ONES[:min_envs]), 0)
+
+
+def test_who_is_back_in_a_step_that_was_waited_for_twice_ends_what_was_before(serve, connect_all):
+    robots = [Failing(), Failing()]
+    urls = [serve(robot).url for robot in robots]
+    env = connect_all(urls, min_envs=2, reconnect_timeout=2.0)
+    env.reset()
+    env.step(ONES[:2])
+    fall = env.step(ONES[:2])
+    assert fall[2].tolist() == [True, True]
+    robots[0].fails = False
+    env.step_async(ONES[:2])
+    with pytest.raises(errors.TooFewRobotsError):
+        env.step_wait()
+    robots[1].fails = False
+    back = env.step_wait()
+    assert back[2].tolist() == [True, True]
+    last = [info["terminal_observation"]["sum"].tolist() for info in back[3]]
+    assert last == fall[0]["sum"].tolist() != back[0]["sum"].tolist()
 
 
 def test_a_robot_that_is_down_at_the_start_comes_later(serve, connect_all):

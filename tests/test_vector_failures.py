@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from beside import Beside, wait_for
 from killed_robots import ONES, Served, step_until
+from lost_in_reset import lost_in_reset
 from sample_robots import Counter, Limited
 
 from remote_env import errors
@@ -313,6 +314,21 @@ def test_one_robot_that_comes_back_is_waited_for(serve, connect_all):
     ready = env.recv()
     assert (ready.env_ids.tolist(), valid(ready).tolist()) == ([1], [False])
     back.join()
+
+
+def test_who_is_back_before_its_fall_is_received_shows_both(serve, connect_all):
+    with lost_in_reset(serve, connect_all) as (env, during):
+
+        def move():
+            env.send(ONES[:2], [0, 1])
+            return env.recv(2)
+
+        env.reset(seed=1)
+        before = [env.step(ONES[:2]) for _ in range(3)][-1][0]["sum"][0].tolist()
+        fall, back = during(move), move()
+        assert fall.observations["sum"][0].tolist() == before
+        assert back.observations["sum"][0].tolist() != before
+        assert valid(fall).tolist() == valid(back).tolist() == [False, True]
 
 
 def test_without_autoreset_nothing_is_sent_to_a_robot_that_is_down(serve, connect_all):
