@@ -50,7 +50,7 @@ from remote_env.protocol import (
     Value,
 )
 from remote_env.resuming import SESSION_LASTS
-from remote_env.shared_session import Begun, Make, SharedSession
+from remote_env.shared_session import Begun, Make, SharedSession, lets_go
 from remote_env.stream_requests import StreamRequest
 from remote_env.timing import ClientStatistics, StepTimer, name_parts
 
@@ -150,6 +150,7 @@ class RobotClient(SharedSession):
             self.close()
             raise
 
+    @lets_go
     def reset(
         self,
         *,
@@ -243,6 +244,7 @@ class RobotClient(SharedSession):
         percent = "" if math.isnan(fraction) else f" {fraction:.0%}"
         logger.info("reset of %s:%s %s", self.url, percent, text)
 
+    @lets_go
     def step(
         self,
         action: Sequence[NDArray[Any]],
@@ -284,6 +286,7 @@ class RobotClient(SharedSession):
         finally:
             self._turns.release()
 
+    @lets_go
     def begin_step(
         self,
         action: Sequence[NDArray[Any]],
@@ -315,6 +318,7 @@ class RobotClient(SharedSession):
         )
         self._begin("step", make, timeout)
 
+    @lets_go
     def finish_step(self, *, timeout: float | None = None) -> StepDone:
         """Return what came of the action that ``begin_step`` sent.
 
@@ -352,14 +356,6 @@ class RobotClient(SharedSession):
     def is_stepping(self) -> bool:
         """Whether a step was begun and not finished."""
         return self._turns.is_parked
-
-    def abandon_step(self) -> None:
-        """End the session if a step was begun and not finished, as Ctrl-C does in a call."""
-        if self._turns.take_back(self._connect_timeout):
-            try:
-                self._channel.close("interrupted")
-            finally:
-                self._turns.release()
 
     def _note(self, answer: Answer, kind: type[T]) -> T:
         """Return the message, and note where its time went; has a turn."""

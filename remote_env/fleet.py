@@ -20,6 +20,7 @@ from remote_env.errors import (
     ConnectionLostError,
     DeadlineExceededError,
     EpisodeOverError,
+    LocalProtocolError,
     RemoteEnvError,
     TransportError,
 )
@@ -151,7 +152,7 @@ class Fleet:
             self._gatherer.close()
             raise
         self.slots = [Slot(index, member) for index, member in enumerate(members)]
-        self._is_closed = False
+        self._is_closed = self._is_gathering = False
         self._turns = 0
         self._by_member = {slot.member: slot for slot in self.slots}
         self._keep: Keep = _keep_nothing
@@ -264,9 +265,18 @@ class Fleet:
             is_enough: Looks at ``row`` of the slots.
             until: On ``time.monotonic``, in seconds; None for as long as it takes.
             keep: Takes observations when they come.
+
+        Raises:
+            LocalProtocolError: In the middle of itself.
+            ConnectionLostError: If ``close`` is called meanwhile.
         """
-        self._keep = keep or _keep_nothing
+        if self._is_gathering:
+            raise LocalProtocolError(
+                "a call in the middle of another one, from a signal handler: robots answer one "
+                "call after the other. Use remote_env.emergency_stop(url) to stop one"
+            )
         try:
+            self._is_gathering, self._keep = True, keep or _keep_nothing
             self._gatherer.gather(
                 [slot.member for slot in self.slots],
                 self._take,
@@ -278,15 +288,14 @@ class Fleet:
             self.settle()
             raise
         finally:
-            self._keep = _keep_nothing
+            self._is_gathering, self._keep = False, _keep_nothing
         if self._is_closed:
             raise ConnectionLostError("close() was called in the middle of this call")
 
     def settle(self) -> None:
         """Give up robots of which nobody knows what they do: Ctrl-C, between two lines."""
         for slot in self.slots:
-            if slot.member.task is Task.RESET:
-                slot.member.abandon()
+            slot.member.settle()
             is_lost = slot.is_asked and slot.row is None and slot.member.task is Task.NONE
             if is_lost and not slot.is_down:
                 self._fall(slot, ConnectionLostError("interrupted"))

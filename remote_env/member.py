@@ -153,7 +153,6 @@ class Member(RemoteRobotEnv):
             "take": self._take,
             "max_steps": self._max_steps,
         }
-        self.task = Task.RESET
         self.deadline = time.monotonic() + self._reset_timeout
         if self._client.is_connected:
             self._client.begin_reset(
@@ -161,7 +160,9 @@ class Member(RemoteRobotEnv):
                 timeout=self._reset_timeout,
                 reconnect_timeout=self._reconnect_timeout,
             )
+            self.task = Task.RESET
         else:
+            self.task = Task.RESET
             self._start(self._reset_in_full)
 
     def reconnect(self) -> None:
@@ -201,11 +202,7 @@ class Member(RemoteRobotEnv):
             if not self._job.done():
                 return None
             job, self._job = self._job, None
-            if self._is_given_up:  # what came of it is for nobody
-                self._is_given_up = False
-                done = None
-            else:
-                done = job.result()
+            done = None if self._is_given_up else job.result()  # None: it is for nobody
             if done is None:
                 self.task = Task.NONE
             return done
@@ -244,23 +241,32 @@ class Member(RemoteRobotEnv):
         if self._job is not None:
             self.task, self._is_given_up = Task.RECONNECT, True
 
-    def abandon(self) -> None:
-        """End the session if something is under way, as Ctrl-C does in a call."""
-        self.cancel_reset()  # of a thread
-        if self.task is not Task.NONE and self._job is None:
+    def settle(self) -> None:
+        """Give up what nobody goes on with after Ctrl-C, as that does in a call.
+
+        A thread goes on, but for a reset; and so does a step that was sent.
+        """
+        if self.task is Task.RESET:
+            self.cancel_reset()  # of a thread
+        is_sent = self.task is Task.STEP and self.is_stepping
+        if self._job is None and not is_sent:
             self.task = Task.NONE
-            self._is_running, self._ended_by = False, ""
-            self._client.abandon_step()
+            self._client.stop_polling()
 
     # What may take long, on a thread of its own
 
     def _start(self, call: Callable[[], StepDone | ResetDone | None]) -> None:
         job: Future[StepDone | ResetDone | None] = Future()
-        self._job = job
         job.add_done_callback(lambda _: self._wake())
-        threading.Thread(
-            target=_run, args=(call, job), name=f"remote-env member {self.url}", daemon=True
-        ).start()
+        try:
+            self._job, self._is_given_up = job, False
+            threading.Thread(
+                target=_run, args=(call, job), name=f"remote-env member {self.url}", daemon=True
+            ).start()
+        except BaseException:
+            if job.cancel():  # Ctrl-C, before it ran
+                self._job = None
+            raise
 
     def _finish_step(self) -> StepDone:
         return self._client.finish_step()
@@ -298,6 +304,8 @@ class Member(RemoteRobotEnv):
 def _run(
     call: Callable[[], StepDone | ResetDone | None], job: Future[StepDone | ResetDone | None]
 ) -> None:
+    if not job.set_running_or_notify_cancel():
+        return
     try:
         job.set_result(call())
     except BaseException as error:

@@ -132,12 +132,10 @@ class PolledClient(RobotClient):
         self._turns.park()
 
     def stop_polling(self) -> None:
-        """Give up what was begun if the calling thread has its turn, as Ctrl-C does in a call."""
-        if self._turns.is_mine:
-            try:
-                self._channel.close("interrupted")
-            finally:
-                self._turns.release()
+        """Give up what was begun, if its turn is parked or ours, as Ctrl-C does in a call."""
+        if self._turns.is_parked:
+            self._turns.take_back(self._connect_timeout)
+        self._let_go()
 
     @property
     def is_broken(self) -> bool:

@@ -13,7 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from remote_env.arguments import check_timeout
 from remote_env.asking import Answer, Waiting
@@ -27,14 +27,35 @@ from remote_env.session import MakeHello
 from remote_env.spec import RobotSpec
 from remote_env.turns import Turns
 
-__all__ = ["Begun", "Make", "SharedSession"]
+__all__ = ["Begun", "Make", "SharedSession", "lets_go"]
 
 logger = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT: Final = 1.0
+# How long a heartbeat takes at most, in seconds, unless it is stuck.
+_HEARTBEAT_TAKES: Final = 0.05
 
 T = TypeVar("T", bound=Message)
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="SharedSession")
 Make: TypeAlias = Callable[[int], Message]  # a request, given its id
+
+
+def lets_go(call: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Let a call that Ctrl-C ends leave no turn behind, between whichever lines it comes."""
+
+    @functools.wraps(call)
+    def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(self, *args, **kwargs)
+        except Exception:
+            raise
+        except BaseException:
+            self._let_go()
+            raise
+
+    return guarded
 
 
 @record(frozen=True, slots=True)
@@ -88,6 +109,7 @@ class SharedSession:
         """Whether there is a session; its link may be lost, which the next call finds out."""
         return self._channel.is_open
 
+    @lets_go
     def connect(self, *, timeout: float | None = None, wait: bool = False) -> RobotSpec:
         """Connect, and learn what the robot is. Does nothing if connected.
 
@@ -188,6 +210,7 @@ class SharedSession:
         finally:
             self._turns.release()
 
+    @lets_go
     def _ask(self, what: str, make: Make, kind: type[T], timeout: float) -> T:
         self._check_process()
         with self._turns.take(what, timeout) as left:
@@ -259,6 +282,16 @@ class SharedSession:
             return self._channel.finish(timeout=timeout)
         finally:
             self._note_end()
+
+    def _let_go(self) -> None:
+        """End the session if an interrupted call left a turn, or a request that nobody has."""
+        if self._turns.is_mine or (
+            self._channel.is_asking and self._turns.try_take("close", _HEARTBEAT_TAKES)
+        ):
+            try:
+                self._channel.close("interrupted")
+            finally:
+                self._turns.release()
 
     def _note_end(self) -> None:
         if not self._channel.is_open:

@@ -424,6 +424,41 @@ def test_ctrl_c_while_it_is_received_leaves_nothing_behind(env, server, robot):
     assert_goes_on(env)
 
 
+IN_ONE = ["_turns.wait_for", "_channel.begin", "_channel.finish", "_turns.release"]
+IN_HALVES = ["_turns.take_back", "_channel.finish", "_turns.release"]
+
+
+@pytest.mark.parametrize(
+    ("call", "moment"),
+    [
+        *(("step", moment) for moment in IN_ONE),
+        *(("reset", moment) for moment in IN_ONE),
+        *(("receive_step", moment) for moment in IN_HALVES),
+    ],
+)
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "after"])
+def test_ctrl_c_between_two_lines_leaves_no_turn_behind(env, monkeypatch, call, moment, is_before):
+    if call == "receive_step":
+        env.send_step(ONE)
+    owner, name = moment.split(".")
+    owner = getattr(env._client, owner)
+    original = getattr(owner, name)
+
+    def interrupt(*given, **named):
+        monkeypatch.undo()
+        if not is_before:
+            original(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(ONE) if call == "step" else getattr(env, call)()
+    if env.is_stepping:  # it had not begun
+        env.receive_step()
+    env.reset(seed=1)
+    assert_goes_on(env)
+
+
 def test_an_environment_that_is_forgotten_between_the_two_returns_its_lease(server):
     client = RobotClient(server.url)
     client.connect()

@@ -534,31 +534,94 @@ def test_an_answer_that_ctrl_c_took_is_waited_for_by_nobody(serve, connect_all, 
     assert valid(step_until(env, lambda told: valid(told).all(), actions=ONES[:2])[-1]).all()
 
 
+def interrupt_second(patched, call, *, is_before):
+    """Press Ctrl-C before or after the second call of a function."""
+    owner, name = pkgutil.resolve_name(f"remote_env.{call.rsplit('.', 1)[0]}"), call.split(".")[-1]
+    original, called = getattr(owner, name), []
+
+    def interrupt(*given, **named):
+        called.append(given)
+        if len(called) == 2 and is_before:
+            raise KeyboardInterrupt
+        result = original(*given, **named)
+        if len(called) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    patched.setattr(owner, name, interrupt)
+
+
+SENDING = [
+    ("reset", "member.Member.send_reset"),
+    ("reset", "polled_client.PolledClient.begin_reset"),
+    ("step", "member.Member.send_prepared"),
+    ("step", "polled_client.PolledClient.begin_step"),
+]
+MOMENTS = [
+    "turns.Turns.wait_for",
+    "turns.Turns.park",
+    "turns.Turns.take_back",
+    "turns.Turns.release",
+    "polling.PolledChannel.come",
+    "polling.PolledChannel.poll",
+    "member.Member._arrive",
+]
+
+
 @pytest.mark.parametrize("make", [RemoteRobotVectorEnv, RemoteRobotVecEnv])
 @pytest.mark.parametrize(
-    "call", ["member.Member.send_reset", "polled_client.PolledClient.begin_reset"]
+    ("what", "moment"), [*SENDING, *((what, m) for what in ("reset", "step") for m in MOMENTS)]
 )
 @pytest.mark.parametrize("is_before", [True, False])
-def test_ctrl_c_while_resets_are_sent_leaves_an_environment_that_can_be_reset(
-    serve, monkeypatch, make, call, is_before
+def test_ctrl_c_at_any_moment_leaves_an_environment_that_can_be_reset(
+    serve, monkeypatch, make, what, moment, is_before
 ):
     env = make([serve(Counter()).url for _ in range(3)])
     env.reset()
-    owner, name = pkgutil.resolve_name(f"remote_env.{call.rsplit('.', 1)[0]}"), call.split(".")[-1]
-    send, sent = getattr(owner, name), []
-
-    def interrupt(*given, **named):
-        sent.append(given)
-        if len(sent) == 2 and is_before:
-            raise KeyboardInterrupt
-        send(*given, **named)
-        if len(sent) == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(owner, name, interrupt)
+        interrupt_second(patched, moment, is_before=is_before)
         with pytest.raises(KeyboardInterrupt):
-            env.reset()
+            env.reset() if what == "reset" else env.step(ONES)
     env.reset()
     assert not env.step(ONES)[2].any()
+    assert not any(slot.is_down for slot in env._fleet.slots)
     env.close()
+
+
+def test_ctrl_c_before_a_thread_looks_for_a_robot_leaves_one_that_comes_back(
+    serve, connect_all, monkeypatch
+):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset(seed=1)
+    env.envs[1]._client._channel.drop()
+
+    def interrupt(thread):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("threading.Thread.start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(ONES[:2])
+    env.reset(seed=1)
+    assert valid(env.step(ONES[:2])).all()
+
+
+def test_a_call_from_a_signal_handler_is_refused_and_the_other_goes_on(
+    serve, connect_all, monkeypatch
+):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset(seed=1)
+    step, refused = env.envs[1].poll, []
+
+    def handle(timeout=0.0):
+        with pytest.raises(errors.LocalProtocolError, match="middle of another"):
+            env.reset(seed=1)
+        refused.append(True)
+        return step(timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(env.envs[1], "poll", handle)
+        told = env.step(ONES[:2])
+    assert refused
+    assert valid(told).all()
+    assert valid(env.step(ONES[:2])).all()
