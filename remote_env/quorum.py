@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from remote_env.batches import Batch
-from remote_env.errors import ConfigurationError, TooFewRobotsError
+from remote_env.errors import ConfigurationError, RemoteEnvError, TooFewRobotsError
 from remote_env.fleet import Fleet, Keep, Slot
 
 __all__ = ["Quorum", "check_min_envs"]
@@ -67,9 +67,9 @@ class Quorum:
             for slot in chosen:
                 self._fleet.reset(slot, seed=seeds[slot.index], options=options[slot.index])
             self._await_resets(chosen)
-        except Exception:
+        except RemoteEnvError:
             raise
-        except BaseException:  # Ctrl-C, between any two lines
+        except BaseException:  # Ctrl-C, between any two lines, or what nobody thought of
             self._fleet.settle()
             raise
 

@@ -23,7 +23,7 @@ from remote_env.member import Member
 from remote_env.quorum import Quorum, check_min_envs
 from remote_env.spaces import SpaceCodec
 from remote_env.translation import Arrays
-from remote_env.vector_arguments import Actions
+from remote_env.vector_arguments import Actions, check_seeds
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import (
@@ -144,13 +144,19 @@ class RemoteRobotVecEnv(VecEnv):
         last that there was, or zeros, and it comes back in a later step.
 
         Raises:
+            ConfigurationError: If a seed is none; then nothing was sent, and all are forgotten.
             UnknownOptionError: If a robot does not know an option.
             TooFewRobotsError: If fewer than ``min_envs`` robots are up then.
             LocalProtocolError: After ``close``.
         """
         self._check_open("reset")
         slots = self._fleet.slots
-        self._quorum.reset(slots, self._seeds, [options or None for options in self._options])
+        try:
+            seeds = check_seeds(self._seeds, self.num_envs)
+        except ConfigurationError:
+            self._reset_seeds()
+            raise
+        self._quorum.reset(slots, seeds, [options or None for options in self._options])
         batch = self._batches.take(self.num_envs)
         for slot in slots:
             batch.keep(slot.index, slot.last)

@@ -145,6 +145,22 @@ def test_options_that_make_no_sense_are_refused_and_forgotten(serve, connect_all
     assert [info["start"] for info in env.reset_infos] == [0.0, 0.0]
 
 
+def test_a_seed_of_numpy_is_one(serve, connect_all):
+    env = connect_all([Counter(), Counter()], serve)
+    env.seed(np.int64(7))
+    expected = [np.random.default_rng(seed).normal(size=2).tolist() for seed in (7, 8)]
+    assert env.reset()["sum"].tolist() == expected
+
+
+def test_a_seed_that_is_none_is_refused_and_forgotten(serve, connect_all):
+    env = connect_all([Counter(), Counter()], serve)
+    env.seed(-1)
+    with pytest.raises(ConfigurationError, match="seed must be"):
+        env.reset()
+    env.reset()
+    assert not env.step(np.ones((2, 2), np.float32))[2].any()
+
+
 def test_every_step_has_arrays_of_its_own(serve, connect_all):
     env = connect_all([Counter(), Counter()], serve)
     env.reset()

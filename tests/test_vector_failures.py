@@ -448,6 +448,22 @@ def test_an_option_that_no_robot_knows_is_the_callers_error(serve, connect_all):
     assert valid(env.step(ONES[:2])).all()
 
 
+def test_an_error_that_is_none_of_ours_in_a_reset_leaves_robots_that_can_be_reset(
+    serve, connect_all, monkeypatch
+):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+
+    def fail(**given):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(env.envs[1], "send_reset", fail)
+        with pytest.raises(RuntimeError, match="thread"):
+            env.reset(seed=1)
+    assert Beside(lambda: env.reset(seed=1)).join().error is None
+    assert valid(env.step(ONES[:2])).all()
+
+
 def test_an_action_that_one_robot_refuses_loses_nothing_of_the_others(serve, connect_all):
     env = connect_all([serve(Counter()).url for _ in range(3)])
     env.reset(seed=1)
