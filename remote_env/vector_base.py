@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
@@ -31,6 +32,16 @@ class Robots(VectorEnv[Any, Any, NDArray[Any]]):
     def urls(self) -> tuple[str, ...]:
         """Where the robots are."""
         return tuple(env.url for env in self.envs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each robot's environment."""
+        return self.get_attr("np_random_seed")
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each robot's environment."""
+        return self.get_attr("np_random")
 
     def render(self) -> tuple[Any, ...] | None:
         """Return the newest pictures of each robot, ``(height, width, 3)`` uint8 RGB."""

@@ -120,6 +120,14 @@ def test_the_spaces_are_those_of_a_sync_vector_env(both):
     assert remote.reset()[0] in remote.observation_space
 
 
+def test_the_seeds_and_generators_are_those_of_the_robots(both):
+    remote, local = both(KINDS["Dict"], AutoresetMode.NEXT_STEP)
+    remote.reset(seed=7)
+    local.reset(seed=7)
+    assert remote.np_random_seed == local.np_random_seed == (7, 8, 9)
+    assert remote.np_random == tuple(env.np_random for env in remote.envs)
+
+
 def test_options_reach_every_robot(connect_all):
     env = connect_all([Counter() for _ in range(3)])
     _, infos = env.reset(seed=1, options={"start": 2.0})
