@@ -252,7 +252,6 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
             max_ages=check_max_age(self._max_age, spec, self._subscribed),
             on_stale=self._on_stale,
             requests=requests,
-            reset_timeout=self._reset_timeout,
             reconnect_timeout=self._reconnect_timeout,
         )
         self._sent: list[NDArray[Any]] = []  # the action, between send_step and receive_step
@@ -287,7 +286,11 @@ class RemoteRobotEnv(Relabelling, gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         self._is_running, self._ended_by = False, ""
         done = self._recovery.reset(
-            seed=seed, options=options, take=self._take, max_steps=self._max_steps
+            seed=seed,
+            options=options,
+            take=self._take,
+            max_steps=self._max_steps,
+            timeout=self._reset_timeout,
         )
         self._note_reset(done)
         return self._translator.begin(done, timing=self._timing())

@@ -39,6 +39,8 @@ PreparedAction: TypeAlias = tuple[list[NDArray[Any]], tuple[str, ...]]
 
 # How long to wait before a robot that is lost is looked for once more, in seconds.
 _RETRY: Final = 1.0
+# The least that is left for a reset that goes on elsewhere, in seconds.
+_LEAST: Final = 0.001
 
 
 class Task(enum.Enum):
@@ -284,7 +286,8 @@ class Member(RemoteRobotEnv):
         return self._reset_in_full()
 
     def _reset_in_full(self) -> ResetDone:
-        return self._recovery.reset(**self._given)
+        left = max(self.deadline - time.monotonic(), _LEAST)
+        return self._recovery.reset(**self._given, timeout=left)
 
     def _look_for_it(self) -> None:
         while not self._closing.is_set():

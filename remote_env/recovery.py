@@ -39,7 +39,6 @@ class Recovery:
         max_ages: Mapping[str, float],
         on_stale: OnStale,
         requests: Mapping[str, StreamRequest],
-        reset_timeout: float,
         reconnect_timeout: float,
     ) -> None:
         """Prepare.
@@ -50,7 +49,6 @@ class Recovery:
             max_ages: See ``RobotClient.subscribe``.
             on_stale: See ``RobotClient.subscribe``.
             requests: See ``RobotClient.subscribe``.
-            reset_timeout: For a reset with all that it takes, in seconds.
             reconnect_timeout: How long to look for a robot that was lost, in seconds.
         """
         self._client = client
@@ -58,7 +56,6 @@ class Recovery:
         self._max_ages = dict(max_ages)
         self._on_stale = on_stale
         self._requests = dict(requests)
-        self._reset_timeout = reset_timeout
         self._reconnect_timeout = reconnect_timeout
         self._spec_hash = client.spec_hash
         self._goal_reward = client.spec.goal_reward
@@ -89,14 +86,22 @@ class Recovery:
         options: Mapping[str, Value] | None,
         take: bool,
         max_steps: int | None,
+        timeout: float,
     ) -> ResetDone:
         """Reset the robot, also one that was lost since; once more if it is lost meanwhile.
+
+        Args:
+            seed: See ``RobotClient.reset``.
+            options: See ``RobotClient.reset``.
+            take: See ``RobotClient.reset``.
+            max_steps: See ``RobotClient.reset``.
+            timeout: For all that it takes, in seconds.
 
         Raises:
             RemoteEnvError: As ``RobotClient.reset``.
             ConfigurationError: If it is not the same robot any more.
         """
-        deadline = time.monotonic() + self._reset_timeout
+        deadline = time.monotonic() + timeout
         was_lost = False
         while True:
             if not self._client.is_connected:

@@ -151,6 +151,40 @@ def test_a_connection_that_is_lost_and_resumed_is_no_fall(serve, connect_all):
         assert env.statistics()[1].resumptions == 5
 
 
+@pytest.mark.realtime
+def test_a_reset_that_begins_again_with_a_new_server_keeps_its_deadline(
+    serve, connect_all, slowdown
+):
+    class Endless(Counter):
+        in_reset = False
+
+        def reset(self, *, seed=None, options=None):
+            self.in_reset = True
+            while True:
+                self.progress(0.5)
+                time.sleep(0.002)
+
+    limit = 3.0 * slowdown
+    server, robot = serve(Endless()), Endless()
+    following = RobotServer(robot, port=int(server.url.rsplit(":", 1)[1]))
+    env = connect_all([server.url], reset_timeout=limit, min_envs=0)
+    began = time.monotonic()
+
+    def replace():
+        wait_for(lambda: time.monotonic() > began + 0.6 * limit, timeout=limit)
+        server.stop()
+        following.start()
+
+    beside = Beside(replace)
+    infos = env.reset()[1]
+    took = time.monotonic() - began
+    assert beside.join().error is None
+    following.stop()
+    assert robot.in_reset
+    assert took < 1.3 * limit
+    assert "no reply" in infos["remote"]["end_cause"][0]
+
+
 # Where the learner resets
 
 
