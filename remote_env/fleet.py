@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
 from remote_env.errors import (
     ConfigurationError,
@@ -406,6 +408,18 @@ class Fleet:
         """Return a row if it came; nobody waits for it any more."""
         row, slot.row, slot.is_asked = slot.row, None, False
         return row
+
+    def render(self) -> list[NDArray[np.uint8] | None]:
+        """Return the newest pictures of each robot; of one that was never reset a black one.
+
+        Raises:
+            LocalProtocolError: If none was.
+        """
+        pictures = [slot.member.render() if slot.last is not None else None for slot in self.slots]
+        like = next((picture for picture in pictures if picture is not None), None)
+        if like is None:  # there was no reset, or there is no render_mode, which robots say
+            return [slot.member.render() for slot in self.slots]
+        return [np.zeros_like(like) if picture is None else picture for picture in pictures]
 
     def close(self) -> None:
         """Close all at once; takes about two seconds at most. Safe to call from any thread."""

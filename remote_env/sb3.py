@@ -275,8 +275,14 @@ class RemoteRobotVecEnv(VecEnv):
     # What else a VecEnv can
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
-        """Return the newest picture of each robot, ``(height, width, 3)`` uint8 RGB."""
-        return [env.render() for env in self.envs]
+        """Return the newest picture of each robot, ``(height, width, 3)`` uint8 RGB.
+
+        Of a robot that is down from the beginning it is black.
+
+        Raises:
+            LocalProtocolError: If no robot was ever reset.
+        """
+        return self._fleet.render()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each environment."""

@@ -44,8 +44,14 @@ class Robots(VectorEnv[Any, Any, NDArray[Any]]):
         return self.get_attr("np_random")
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the newest pictures of each robot, ``(height, width, 3)`` uint8 RGB."""
-        return tuple(env.render() for env in self.envs)
+        """Return the newest pictures of each robot, ``(height, width, 3)`` uint8 RGB.
+
+        Of a robot that is down from the beginning it is black.
+
+        Raises:
+            LocalProtocolError: If no robot was ever reset.
+        """
+        return tuple(self._fleet.render())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of each robot's environment, or read an attribute."""

@@ -73,6 +73,13 @@ class Seeing(Robot):
         pass
 
 
+class Shut(Seeing):
+    """Cannot be reset."""
+
+    def reset(self, *, seed=None):
+        raise OSError("the door")
+
+
 class Looking(Seeing):
     """The same with pictures that a CNN can take, and with actions of another size."""
 

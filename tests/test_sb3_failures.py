@@ -8,7 +8,8 @@ import pytest
 from killed_robots import ONES, Served, step_until
 from lost_in_reset import lost_in_reset
 from sample_robots import Counter, Limited
-from stable_baselines3.common.vec_env import VecMonitor
+from seeing import Seeing, Shut
+from stable_baselines3.common.vec_env import VecMonitor, VecVideoRecorder
 
 from remote_env import ConfigurationError, errors
 from remote_env.sb3 import RemoteRobotVecEnv
@@ -243,6 +244,21 @@ def test_who_is_back_in_a_step_that_was_waited_for_twice_ends_what_was_before(se
     assert back[2].tolist() == [True, True]
     last = [info["terminal_observation"]["sum"].tolist() for info in back[3]]
     assert last == fall[0]["sum"].tolist() != back[0]["sum"].tolist()
+
+
+def test_a_robot_that_was_never_reset_is_black_in_videos(serve, connect_all, tmp_path):
+    pytest.importorskip("moviepy", reason="VecVideoRecorder needs moviepy")
+    urls = [serve(robot, mode="lockstep").url for robot in (Shut(), Seeing())]
+    env = connect_all(urls, render_mode="rgb_array")
+    video = VecVideoRecorder(env, str(tmp_path), lambda step: step == 0, video_length=2)
+    video.reset()
+    video.step(ONES[:2])
+    video.step(ONES[:2])
+    first, second = env.get_images()
+    assert first.shape == second.shape
+    assert second.any()
+    assert not first.any()
+    assert next(tmp_path.glob("*.mp4")).stat().st_size > 0
 
 
 def test_a_robot_that_is_down_at_the_start_comes_later(serve, connect_all):

@@ -10,9 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from beside import Beside, wait_for
+from gymnasium.wrappers.vector import RecordVideo
 from killed_robots import ONES, Served, step_until
 from lost_in_reset import lost_in_reset
 from sample_robots import Counter, Limited
+from seeing import Seeing, Shut
 
 from remote_env import errors
 from remote_env.sb3 import RemoteRobotVecEnv
@@ -459,6 +461,24 @@ def test_a_reset_that_one_robot_refuses_goes_on_with_the_others(serve, connect_a
     assert infos["remote"]["valid"].tolist() == [False, True]
     assert observations["sum"][0].tolist() == [0.0, 0.0]
     assert valid(env.step(ONES[:2])).tolist() == [False, True]
+
+
+def test_a_robot_that_was_never_reset_is_black_in_pictures_and_videos(serve, connect_all, tmp_path):
+    pytest.importorskip("moviepy", reason="Gymnasium's RecordVideo needs moviepy")
+    urls = [serve(robot, mode="lockstep").url for robot in (Shut(), Seeing(), Shut())]
+    env = connect_all(urls, render_mode="rgb_array")
+    with pytest.raises(errors.LocalProtocolError, match="render before reset"):
+        env.render()
+    video = RecordVideo(env, tmp_path / "videos", video_length=2)
+    video.reset(seed=1)
+    video.step(ONES)
+    video.step(ONES)
+    first, second, third = env.render()
+    assert first.shape == second.shape == third.shape
+    assert second.any()
+    assert not first.any()
+    assert not third.any()
+    assert next((tmp_path / "videos").glob("*.mp4")).stat().st_size > 0
 
 
 def test_too_few_robots_are_an_error_that_says_why(serve, connect_all):
