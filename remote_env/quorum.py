@@ -79,7 +79,12 @@ class Quorum:
         self._fleet.gather(
             lambda: all(s.row is not None or s.refusal is not None for s in chosen), until=patience
         )
-        impossible = [slot for slot in chosen if isinstance(slot.refusal, ValueError)]
+        # One that has other spaces now is not connected any more: it fails alone.
+        impossible = [
+            slot
+            for slot in chosen
+            if isinstance(slot.refusal, ValueError) and slot.member.is_connected
+        ]
         if impossible:
             for slot in chosen:
                 self._fleet.pop_nowait(slot)

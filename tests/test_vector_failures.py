@@ -405,13 +405,15 @@ def test_a_robot_that_is_back_while_nobody_asked_for_it_shows_its_reset(serve, c
     assert (env.step(ONES[:2])[0]["sum"][1] == told[0]["sum"][1] + 1).all()
 
 
-def test_a_robot_that_comes_back_with_other_spaces_stays_away(serve, connect_all):
-    class Wider(Counter):
-        def proprio_configs(self):
-            return [ProprioConfig("sum", 3, np.float64)]
+class Wider(Counter):
+    def proprio_configs(self):
+        return [ProprioConfig("sum", 3, np.float64)]
 
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_a_robot_that_comes_back_with_other_spaces_stays_away(serve, connect_all, mode):
     servers = [serve(Counter()) for _ in range(2)]
-    env = connect_all([server.url for server in servers], step_timeout=2.0)
+    env = connect_all([server.url for server in servers], autoreset_mode=mode, step_timeout=2.0)
     env.reset(seed=1)
     port = int(servers[1].url.rsplit(":", 1)[1])
     servers[1].stop()
@@ -428,8 +430,20 @@ def test_a_robot_that_comes_back_with_other_spaces_stays_away(serve, connect_all
         while time.monotonic() < until:
             assert not valid(env.step(ONES[:2]))[1]
         assert len(looked) <= 2  # not as often as it can
-        with pytest.raises(errors.ConfigurationError, match="other spaces"):
-            env.reset()
+        for _ in range(2):
+            assert env.reset(seed=1)[1]["remote"]["valid"].tolist() == [True, False]
+            assert valid(env.step(ONES[:2])).tolist() == [True, False]
+
+
+def test_too_few_robots_are_told_which_has_other_spaces(serve, connect_all):
+    server = serve(Counter())
+    env = connect_all([server.url], step_timeout=2.0)
+    env.reset(seed=1)
+    server.stop()
+    assert env.step(ONES[:1])[3].tolist() == [True]
+    wider = RobotServer(Wider(), port=int(server.url.rsplit(":", 1)[1]))
+    with wider, pytest.raises(errors.TooFewRobotsError, match="other spaces"):
+        env.reset()
 
 
 def test_a_robot_that_fails_in_its_autoreset_ends_no_second_episode(serve, connect_all):
