@@ -188,6 +188,8 @@ class Quorum:
         """Receive what was sent and is wanted by nobody any more."""
         asked = [slot for slot in self._fleet.slots if slot.is_asked]
         if asked:
+            for slot in asked:
+                slot.is_patient = False  # an interrupted reset may look for a robot
             self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
             for slot in asked:
                 slot.row, slot.is_asked = None, False

@@ -709,3 +709,23 @@ def test_a_call_from_a_signal_handler_is_refused_and_the_other_goes_on(
     assert refused
     assert valid(told).all()
     assert valid(env.step(ONES[:2])).all()
+
+
+@pytest.mark.realtime
+def test_a_reset_after_one_that_ctrl_c_ended_looks_for_a_lost_robot_once(
+    serve, connect_all, slowdown
+):
+    servers = [serve(Counter()) for _ in range(2)]
+    env = connect_all([server.url for server in servers], reconnect_timeout=1.5)
+    env.reset(seed=1)
+    env.envs[0]._client._channel.break_link()
+    servers[0].stop()
+    main = threading.main_thread().ident
+    pressing = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        env.reset(seed=2)
+    pressing.join()
+    began = time.monotonic()
+    assert env.reset(seed=3)[1]["remote"]["valid"].tolist() == [False, True]
+    assert time.monotonic() - began < 1.5 + 0.5 * slowdown
