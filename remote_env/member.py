@@ -216,7 +216,7 @@ class Member(RemoteRobotEnv):
             self._start(self._reset_in_full)  # of a learner that may be dead: waits for that
             return None
         if done is None and self._client.is_broken:
-            self._client.leave()
+            self.deadline = self._client.hand_on()
             self._start(self._finish_step if self.task is Task.STEP else self._finish_reset)
         return done
 

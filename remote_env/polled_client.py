@@ -131,6 +131,16 @@ class PolledClient(RobotClient):
         self._channel.leave()
         self._turns.park()
 
+    def hand_on(self) -> float:
+        """As ``leave``, to who finishes it on another thread.
+
+        Returns:
+            Until when that takes at most, on ``time.monotonic``, in seconds.
+        """
+        deadline = self._channel.hand_on()
+        self._turns.park()
+        return deadline
+
     def stop_polling(self) -> None:
         """Give up what was begun, if its turn is parked or ours, as Ctrl-C does in a call."""
         if self._turns.is_parked:

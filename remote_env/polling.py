@@ -49,6 +49,18 @@ class PolledChannel(Channel):
         if self._asked is not None:
             self._asked.left_at = time.monotonic()
 
+    def hand_on(self) -> float:
+        """Leave what was begun to ``finish``, on another thread; return its deadline.
+
+        That of who came, on ``time.monotonic``, in seconds.
+        """
+        asked = self._asked
+        assert asked is not None
+        if asked.message is not None:
+            asked.deadline = self._vigil.deadline
+        self.leave()
+        return asked.deadline
+
     def poll(self, timeout: float = 0.0) -> Answer | None:
         """Return the answer to what was begun, if it is here; to be called between come and leave.
 

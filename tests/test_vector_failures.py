@@ -18,7 +18,7 @@ from seeing import Seeing, Shut
 
 from remote_env import errors
 from remote_env.sb3 import RemoteRobotVecEnv
-from remote_env.testing import FaultProxy
+from remote_env.testing import Direction, FaultProxy
 from remote_env.vector import RemoteRobotVectorEnv
 from remote_env_server import ProprioConfig, RobotServer
 
@@ -185,6 +185,25 @@ def test_a_reset_that_begins_again_with_a_new_server_keeps_its_deadline(
     assert robot.in_reset
     assert took < 1.3 * limit
     assert "no reply" in infos["remote"]["end_cause"][0]
+
+
+@pytest.mark.realtime
+def test_who_comes_late_has_time_to_fetch_what_lies_behind_a_link_that_broke(
+    serve, connect_all, slowdown
+):
+    robot = Counter()
+    with FaultProxy(serve(robot).url) as proxy:
+        env = connect_all([proxy.url, serve(Counter()).url], step_timeout=0.5 * slowdown)
+        env.reset(seed=1)
+        proxy.stall(Direction.TO_CLIENT)
+        env.send(ONES[:1], [0])
+        wait_for(lambda: robot.actions)
+        proxy.reset_connections()
+        proxy.stall(Direction.TO_CLIENT, is_on=False)
+        time.sleep(0.8 * slowdown)
+        ready = env.recv()
+        assert (ready.env_ids.tolist(), valid(ready).tolist()) == ([0], [True])
+        assert env.statistics()[0].resumptions == 1
 
 
 # Where the learner resets
