@@ -133,6 +133,8 @@ class _Round:
         if member.is_on_thread or member.task is Task.NONE:
             return
         member.come()
+        if member.is_on_thread:
+            return
         fd = self._fds[member] = member.fileno()
         if fd >= 0:
             self._by_fd[fd] = member

@@ -173,9 +173,9 @@ class Member(RemoteRobotEnv):
         self._start(self._look_for_it)
 
     def come(self) -> None:
-        """Begin to poll."""
-        if self._job is None:
-            self._client.come()
+        """Begin to poll; on a thread of its own if a heartbeat is stuck."""
+        if self._job is None and not self._client.come():
+            self._finish_on_thread()
 
     def leave(self) -> None:
         """Do something else before the robot is done; its lease is kept meanwhile."""
@@ -217,7 +217,7 @@ class Member(RemoteRobotEnv):
             return None
         if done is None and self._client.is_broken:
             self.deadline = self._client.hand_on()
-            self._start(self._finish_step if self.task is Task.STEP else self._finish_reset)
+            self._finish_on_thread()
         return done
 
     def _arrive(self, done: StepDone | ResetDone) -> Arrival:
@@ -270,8 +270,17 @@ class Member(RemoteRobotEnv):
                 self._job = None
             raise
 
-    def _finish_step(self) -> StepDone:
-        return self._client.finish_step()
+    def _finish_on_thread(self) -> None:
+        finish = self._client.finish_step if self.task is Task.STEP else self._finish_reset
+
+        def run() -> StepDone | ResetDone:
+            try:
+                return finish()
+            finally:
+                while self.is_stepping and not self._closing.is_set():  # a heartbeat is stuck
+                    self._client.stop_polling()
+
+        self._start(run)
 
     def _finish_reset(self) -> ResetDone:
         try:

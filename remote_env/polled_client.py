@@ -13,10 +13,10 @@ from typing import Any
 
 from remote_env.asking import Answer, Waiting
 from remote_env.client import RobotClient
-from remote_env.errors import ActionRefusedError
+from remote_env.errors import ActionRefusedError, DeadlineExceededError
 from remote_env.protocol import ResetDone, StepDone, Value
 from remote_env.resuming import SESSION_LASTS
-from remote_env.shared_session import Begun
+from remote_env.shared_session import HEARTBEAT_TAKES, Begun
 
 __all__ = ["PolledClient"]
 
@@ -115,16 +115,25 @@ class PolledClient(RobotClient):
         if error.code != "robot.action.expired" or age > self.spec.action_lifetime:
             raise error
         self._begin("step", begun.make, max(begun.timeout - age, 0.001))
-        self.come()
+        if not self.come():
+            raise error
 
-    def come(self) -> None:
+    def come(self) -> bool:
         """Be who waits for the answer to what was begun; then call ``poll``, or ``leave``.
 
+        Returns:
+            Whether that went; if not, a heartbeat is stuck, for which only whoever finishes it
+            on another thread may wait.
+
         Raises:
-            RemoteEnvError: If there is nothing such, or a heartbeat does not get through.
+            LocalProtocolError: If there is nothing such.
         """
-        self._go_on("poll")
+        try:
+            self._go_on("poll", HEARTBEAT_TAKES)
+        except DeadlineExceededError:
+            return False
         self._channel.come()
+        return True
 
     def leave(self) -> None:
         """Do something else before it is answered; the lease is kept meanwhile."""
@@ -143,7 +152,8 @@ class PolledClient(RobotClient):
 
     def stop_polling(self) -> None:
         """Give up what was begun, if its turn is parked or ours, as Ctrl-C does in a call."""
-        if self._turns.is_parked:
+        if self._turns.is_parked and not self._turns.take_back(HEARTBEAT_TAKES):
+            self._channel.break_link()  # under a heartbeat that is stuck
             self._turns.take_back(self._connect_timeout)
         self._let_go()
 

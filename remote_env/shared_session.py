@@ -27,13 +27,13 @@ from remote_env.session import MakeHello
 from remote_env.spec import RobotSpec
 from remote_env.turns import Turns
 
-__all__ = ["Begun", "Make", "SharedSession", "lets_go"]
+__all__ = ["HEARTBEAT_TAKES", "Begun", "Make", "SharedSession", "lets_go"]
 
 logger = logging.getLogger(__name__)
 
 _RELEASE_TIMEOUT: Final = 1.0
 # How long a heartbeat takes at most, in seconds, unless it is stuck.
-_HEARTBEAT_TAKES: Final = 0.05
+HEARTBEAT_TAKES: Final = 0.05
 
 T = TypeVar("T", bound=Message)
 P = ParamSpec("P")
@@ -253,22 +253,27 @@ class SharedSession:
             self._note_end()
             raise
 
-    def _go_on(self, what: str) -> Begun:
+    def _go_on(self, what: str, timeout: float | None = None) -> Begun:
         """Take the turn back that ``_begin`` left; then call ``_turns.release``.
+
+        Args:
+            what: The call, for messages.
+            timeout: How long a heartbeat may hold it up, in seconds; ``connect_timeout`` if None.
 
         Raises:
             LocalProtocolError: If there is none.
             DeadlineExceededError: If a heartbeat does not get through; the turn stays.
         """
         self._check_process()
-        if self._turns.take_back(self._connect_timeout):
+        timeout = self._connect_timeout if timeout is None else timeout
+        if self._turns.take_back(timeout):
             assert self._begun is not None
             return self._begun
         if self._turns.is_parked:
             raise DeadlineExceededError(
-                f"{what}(): {self.url} has taken no heartbeat for {self._connect_timeout:.3g} s; "
+                f"{what}(): {self.url} has taken no heartbeat for {timeout:.3g} s; "
                 "call it again, or close",
-                waited=self._connect_timeout,
+                waited=timeout,
             )
         raise LocalProtocolError(f"{what}() without a step that was sent; send one first")
 
@@ -286,7 +291,7 @@ class SharedSession:
     def _let_go(self) -> None:
         """End the session if an interrupted call left a turn, or a request that nobody has."""
         if self._turns.is_mine or (
-            self._channel.is_asking and self._turns.try_take("close", _HEARTBEAT_TAKES)
+            self._channel.is_asking and self._turns.try_take("close", HEARTBEAT_TAKES)
         ):
             try:
                 self._channel.close("interrupted")

@@ -206,6 +206,50 @@ def test_who_comes_late_has_time_to_fetch_what_lies_behind_a_link_that_broke(
         assert env.statistics()[0].resumptions == 1
 
 
+@pytest.fixture
+def stuck(connect_all, serve, slowdown):
+    """Two robots that were sent a step, and a heartbeat to the second one that is stuck."""
+    env = connect_all(
+        [serve(Counter()).url for _ in range(2)],
+        connect_timeout=0.5 * slowdown,
+        step_timeout=1.0 * slowdown,
+    )
+    env.reset(seed=1)
+    env.send(ONES[:2], [0, 1])
+    env.is_stuck, env.may_go = threading.Event(), threading.Event()
+
+    def beat():
+        with env.envs[1]._client._turns.lend() as may_use:
+            assert may_use
+            env.is_stuck.set()
+            assert env.may_go.wait(20)
+
+    env.beating = Beside(beat)
+    assert env.is_stuck.wait(5)
+    yield env
+    env.may_go.set()
+    env.beating.join()
+
+
+@pytest.mark.realtime
+def test_a_heartbeat_that_is_held_up_keeps_nobody_else_waiting(stuck, slowdown):
+    began = time.monotonic()
+    assert stuck.recv(1, timeout=5.0).env_ids.tolist() == [0]
+    assert time.monotonic() - began < 0.3 * slowdown
+    stuck.may_go.set()
+    ready = stuck.recv(1)
+    assert (ready.env_ids.tolist(), valid(ready).tolist()) == ([1], [True])
+
+
+@pytest.mark.realtime
+def test_a_robot_whose_heartbeat_is_stuck_is_down_alone_and_comes_back(stuck):
+    ready = stuck.recv(2)
+    assert dict(zip(ready.env_ids, ready.truncations, strict=True)) == {0: False, 1: True}
+    assert valid(stuck.step(ONES[:2])).tolist() == [True, False]
+    stuck.may_go.set()
+    assert not any(told[3].any() for told in step_until(stuck, lambda t: valid(t).all(), ONES[:2]))
+
+
 # Where the learner resets
 
 
