@@ -399,14 +399,9 @@ class Fleet:
         self._keep(slot.index, slot.last)
 
     def pop(self, slot: Slot) -> Row:
-        """Return a row that came, once."""
-        row = self.pop_nowait(slot)
-        assert row is not None
-        return row
-
-    def pop_nowait(self, slot: Slot) -> Row | None:
-        """Return a row if it came; nobody waits for it any more."""
+        """Return a row that came, once; nobody waits for it any more."""
         row, slot.row, slot.is_asked = slot.row, None, False
+        assert row is not None
         return row
 
     def render(self) -> list[NDArray[np.uint8] | None]:

@@ -85,17 +85,20 @@ class Quorum:
             for slot in chosen
             if isinstance(slot.refusal, ValueError) and slot.member.is_connected
         ]
-        if impossible:
-            for slot in chosen:
-                self._fleet.pop_nowait(slot)
-            for slot in impossible:
-                self._fleet.forgive(slot)
-            assert impossible[0].refusal is not None
-            raise impossible[0].refusal
         for slot in chosen:
             if slot.row is None:
                 self._fleet.stand_in(slot)
-        self.check()
+        try:
+            if impossible:
+                assert impossible[0].refusal is not None
+                raise impossible[0].refusal
+            self.check()
+        except RemoteEnvError:
+            for slot in chosen:
+                self._fleet.pop(slot)
+            for slot in impossible:
+                self._fleet.forgive(slot)
+            raise
 
     def await_steps(self, batch: Batch) -> None:
         """Wait until all robots have a row, and their observations are in a batch.

@@ -222,6 +222,8 @@ def test_too_few_robots_are_an_error_that_says_why(serve, connect_all, min_envs)
         env.step(ONES[:min_envs])
     with pytest.raises(errors.TooFewRobotsError, match="the door"):
         env.reset()
+    with pytest.raises(errors.LocalProtocolError, match="call step_async"):
+        env.step_wait()  # the rows of the reset are for nobody
     robots[0].fails = False
     env.reset()
     assert not is_invalid(env.step(ONES[:min_envs]), 0)

@@ -567,6 +567,8 @@ def test_too_few_robots_are_an_error_that_says_why(serve, connect_all):
     env = connect_all(urls, min_envs=2)
     with pytest.raises(errors.TooFewRobotsError, match=rf"1 of 2 .* {urls[0]}: .*the door"):
         env.reset(seed=1)
+    with pytest.raises(errors.LocalProtocolError, match="call send first"):
+        env.recv()  # the rows of the reset are for nobody
 
 
 def test_an_option_that_no_robot_knows_is_the_callers_error(serve, connect_all):
