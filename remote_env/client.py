@@ -219,7 +219,7 @@ class RobotClient(SharedSession):
         )
 
     def _reset_once(self, make: Make, waiting: Waiting, deadline: float) -> ResetDone:
-        self._check_process()
+        self.check_process()
         with self._turns.take("reset", deadline - time.monotonic()) as left:
             if waiting.is_cancelled:
                 raise ResetCancelledError(f"the reset of {self.url} was cancelled; nothing moved")
@@ -277,7 +277,7 @@ class RobotClient(SharedSession):
             Step, episode=episode, step=step, tick=tick, dtypes=tuple(dtypes), action=tuple(action)
         )
         begun = Begun(make, time.monotonic(), timeout)
-        self._check_process()
+        self.check_process()
         left = self._turns.wait_for("step", timeout)
         try:
             return self._note(self._request(make, left), StepDone)
@@ -391,7 +391,7 @@ class RobotClient(SharedSession):
         Returns:
             The round trip, in seconds, and the robot's monotonic clock.
         """
-        self._check_process()
+        self.check_process()
         with self._turns.take("ping", timeout) as left:
             answer = self._request(lambda id: Ping(id), left)
             assert isinstance(answer.message, Pong)
@@ -399,7 +399,7 @@ class RobotClient(SharedSession):
 
     def probe(self, size: int, *, timeout: float = 5.0) -> float:
         """Let the server send so many bytes, at most 262144; return the seconds that took."""
-        self._check_process()
+        self.check_process()
         with self._turns.take("probe", timeout) as left:
             answer = self._request(lambda id: Probe(id, size=size), left)
             return answer.read_at - answer.sent_at

@@ -190,6 +190,9 @@ class Fleet:
 
         Who answered first last time is sent to first: in real time its period ends first, and
         who misses the end of it answers a whole one later.
+
+        Raises:
+            LocalProtocolError: In a fork.
         """
         pairs = sorted(zip(slots, actions, strict=True), key=_turn_of)
         try:
@@ -200,6 +203,7 @@ class Fleet:
             raise
 
     def _step(self, slot: Slot, action: PreparedAction) -> None:
+        slot.member.check_process()
         slot.is_asked, slot.is_patient, slot.row, slot.news = True, False, slot.news, None
         if slot.row is not None:
             return
@@ -216,7 +220,12 @@ class Fleet:
                 self._fall(slot, error)
 
     def reset(self, slot: Slot, *, seed: int | None, options: dict[str, Any] | None) -> None:
-        """Begin an episode; of a robot that is down, as soon as it is connected."""
+        """Begin an episode; of a robot that is down, as soon as it is connected.
+
+        Raises:
+            LocalProtocolError: In a fork.
+        """
+        slot.member.check_process()
         slot.is_asked, slot.is_patient, slot.row, slot.news = True, True, None, None
         slot.refusal = None
         given = {"seed": seed, "options": options}
@@ -286,6 +295,10 @@ class Fleet:
                 on_tick=self._on_tick,
                 until=until,
             )
+        except RemoteEnvError:
+            self.settle()
+            if not self._is_closed:
+                raise
         except BaseException:
             self.settle()
             raise

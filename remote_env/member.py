@@ -123,6 +123,14 @@ class Member(RemoteRobotEnv):
         """Whether a thread of its own goes on with what the robot was asked for."""
         return self._job is not None
 
+    def check_process(self) -> None:
+        """Refuse to be used in a fork, which is no failure of the robot.
+
+        Raises:
+            LocalProtocolError: In a fork.
+        """
+        self._client.check_process()
+
     def prepare(self, action: Any) -> PreparedAction:
         """Take an action apart, for ``send_prepared``.
 

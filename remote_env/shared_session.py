@@ -212,7 +212,7 @@ class SharedSession:
 
     @lets_go
     def _ask(self, what: str, make: Make, kind: type[T], timeout: float) -> T:
-        self._check_process()
+        self.check_process()
         with self._turns.take(what, timeout) as left:
             message = self._request(make, left).message
             assert isinstance(message, kind)
@@ -238,7 +238,7 @@ class SharedSession:
             RemoteEnvError: As ``Turns.wait_for`` and ``Channel.begin``.
         """
         began_at = time.monotonic()
-        self._check_process()
+        self.check_process()
         left = self._turns.wait_for(what, timeout)
         try:
             self._begun = Begun(make, began_at, timeout)
@@ -264,7 +264,7 @@ class SharedSession:
             LocalProtocolError: If there is none.
             DeadlineExceededError: If a heartbeat does not get through; the turn stays.
         """
-        self._check_process()
+        self.check_process()
         timeout = self._connect_timeout if timeout is None else timeout
         if self._turns.take_back(timeout):
             assert self._begun is not None
@@ -302,7 +302,7 @@ class SharedSession:
         if not self._channel.is_open:
             stop_keeping(self)
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
         """Refuse to be used in a fork; to be called before a turn is waited for.
 
         Whoever had it when the process was forked does not exist there to let it go.

@@ -1,5 +1,6 @@
 """What becomes of several robots when one of them fails."""
 
+import multiprocessing
 import os
 import pkgutil
 import signal
@@ -634,6 +635,38 @@ def test_closing_waits_for_no_robot_that_hangs(serve, connect_all, slowdown):
     for robot in robots:
         robot.may_go.set()
     assert isinstance(waiting.join().error, errors.RemoteEnvError)
+
+
+def test_closing_just_before_who_receives_is_said_to_be_that(serve, connect_all, monkeypatch):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset()
+    env.send(ONES[:2], [0, 1])
+    may_end, close = threading.Event(), env._fleet._gatherer.close
+    monkeypatch.setattr(env._fleet._gatherer, "close", lambda: may_end.wait(20) and close())
+    closing = Beside(env.close)
+    wait_for(lambda: not any(one.is_stepping for one in env.envs))
+    with pytest.raises(errors.ConnectionLostError, match=r"close\(\) was called"):
+        env.recv()
+    may_end.set()
+    closing.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_in_a_fork_all_is_refused_and_nobody_falls(serve, connect_all):
+    env = connect_all([serve(Counter()).url for _ in range(2)])
+    env.reset(seed=1)
+
+    def child():
+        for call in (env.step, lambda _: env.reset(), env.step):
+            with pytest.raises(errors.LocalProtocolError, match="forked"):
+                call(ONES[:2])
+        os._exit(7)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 7
+    assert valid(env.step(ONES[:2])).all()
 
 
 @pytest.mark.realtime
