@@ -83,6 +83,7 @@ class Slot:
         is_asked: Whether somebody waits for a row.
         is_over: Whether it needs a reset before it can step.
         is_down: Whether it failed and is not back.
+        is_end_untold: Whether its last episode ended in a row that nobody got.
         wish: The seed and options of the reset with which it is to come back; None for no reset.
         granted: The wish that is being granted.
         retry_at: When that may be tried again, on ``time.monotonic``, in seconds.
@@ -101,6 +102,7 @@ class Slot:
     is_asked: bool = False
     is_over: bool = True
     is_down: bool = False
+    is_end_untold: bool = False
     wish: dict[str, Any] | None = None
     retry_at: float = 0.0
     error: RemoteEnvError | None = None
@@ -227,7 +229,7 @@ class Fleet:
         """
         slot.member.check_process()
         slot.is_asked, slot.is_patient, slot.row, slot.news = True, True, None, None
-        slot.refusal = None
+        slot.refusal, slot.is_end_untold = None, False
         given = {"seed": seed, "options": options}
         if slot.is_down:
             slot.wish, slot.retry_at = given, 0.0
@@ -253,6 +255,10 @@ class Fleet:
         elif slot.wish is not None and now >= slot.retry_at:
             slot.granted = slot.wish
             self._send_reset(slot, **slot.wish)
+
+    def drop(self, slot: Slot) -> None:
+        """Let nobody get what the robot was asked for; after an end the next row is not valid."""
+        slot.row, slot.is_asked, slot.is_end_untold = None, False, slot.is_over
 
     def stand_in(self, slot: Slot) -> None:
         """Give a robot that is down a row: its last observation."""
@@ -366,7 +372,9 @@ class Fleet:
         slot.wish, slot.error, slot.ended = None, None, None
         if was_down:
             logger.warning("robot %d (%s) is back", slot.index, slot.member.url)
-        row = Row(came.arrays, 0.0, False, False, came.info, is_valid=not was_down)
+        is_valid = not (was_down or slot.is_end_untold)
+        row = Row(came.arrays, 0.0, False, False, came.info, is_valid=is_valid)
+        slot.is_end_untold = False
         if ended is not None:
             self._add_end(row, ended)
         if slot.is_asked and slot.row is None:

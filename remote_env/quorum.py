@@ -195,7 +195,7 @@ class Quorum:
                 slot.is_patient = False  # an interrupted reset may look for a robot
             self._fleet.gather(lambda: all(s.row is not None or s.is_down for s in asked))
             for slot in asked:
-                slot.row, slot.is_asked = None, False
+                self._fleet.drop(slot)
 
 
 def _why_down(slots: Sequence[Slot]) -> str:

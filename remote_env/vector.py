@@ -227,7 +227,8 @@ class RemoteRobotVectorEnv(Robots):
 
         Waits for a robot that is down ``reconnect_timeout`` at most; then its observation is the
         last that there was, or zeros, and it is not ``valid``. What was sent and not received is
-        dropped.
+        dropped; of a robot that is not reset and whose episode ended in that, the row of its
+        autoreset is not ``valid``.
 
         Args:
             seed: For the first robot, one more for the second, and so on; or one for each.

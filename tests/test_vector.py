@@ -612,6 +612,19 @@ def test_each_robot_gets_what_it_gets_alone(both, kind, mode):
         assert data_equivalence(without_ours((ready.infos,))[0], infos, exact=True)
 
 
+def test_after_an_end_that_a_reset_of_others_dropped_the_next_row_is_no_transition(connect_all):
+    env = connect_all([Counter(), Limited()])
+    env.reset(seed=1)
+    for _ in range(2):
+        env.step(ONES[:2])
+    env.send(ONES[:2], [0, 1])
+    env.reset(options={"reset_mask": np.array([True, False])})
+    told = env.step(ONES[:2])
+    assert told[4]["remote"]["step"].tolist() == [1, 0]
+    assert told[4]["remote"]["valid"].tolist() == [True, False]
+    assert env.step(ONES[:2])[4]["remote"]["valid"].all()
+
+
 def test_sending_and_receiving_in_the_wrong_order_is_refused(connect_all):
     env = connect_all([Counter() for _ in range(3)])
     with pytest.raises(errors.LocalProtocolError, match="step before reset"):
