@@ -167,22 +167,22 @@ def test_a_reset_that_begins_again_with_a_new_server_keeps_its_deadline(
                 self.progress(0.5)
                 time.sleep(0.002)
 
-    limit = 3.0 * slowdown
-    server, robot = serve(Endless()), Endless()
-    following = RobotServer(robot, port=int(server.url.rsplit(":", 1)[1]))
-    env = connect_all([server.url], reset_timeout=limit, min_envs=0)
-    began = time.monotonic()
+    limit, robot = 3.0 * slowdown, Endless()
+    other = serve(robot)
+    with FaultProxy(serve(Endless()).url) as proxy:
+        env = connect_all([proxy.url], reset_timeout=limit, min_envs=0)
+        began = time.monotonic()
 
-    def replace():
-        wait_for(lambda: time.monotonic() > began + 0.6 * limit, timeout=limit)
-        server.stop()
-        following.start()
+        def replace():
+            wait_for(lambda: time.monotonic() > began + 0.6 * limit, timeout=limit)
+            proxy.stop()
+            proxy._target = ("127.0.0.1", int(other.url.rsplit(":", 1)[1]))
+            proxy.start()
 
-    beside = Beside(replace)
-    infos = env.reset()[1]
-    took = time.monotonic() - began
-    assert beside.join().error is None
-    following.stop()
+        beside = Beside(replace)
+        infos = env.reset()[1]
+        took = time.monotonic() - began
+        assert beside.join().error is None
     assert robot.in_reset
     assert took < 1.3 * limit
     assert "no reply" in infos["remote"]["end_cause"][0]
