@@ -301,13 +301,10 @@ class Fleet:
                 on_tick=self._on_tick,
                 until=until,
             )
-        except RemoteEnvError:
+        except BaseException as error:
             self.settle()
-            if not self._is_closed:
-                raise
-        except BaseException:
-            self.settle()
-            raise
+            if not (self._is_closed and isinstance(error, RemoteEnvError)):
+                raise  # else it is only what close() did
         finally:
             self._is_gathering, self._keep = False, _keep_nothing
         if self._is_closed:

@@ -153,7 +153,8 @@ class BetweenEpisodes(BaseCallback):
         lost = [info.get("remote", {}).get("invalid_transition", False) for info in infos]
         if self.num_timesteps > self.model.learning_starts:  # type: ignore[attr-defined]
             self._owed += len(infos)
-            self._has_ended |= np.asarray(self.locals["dones"], np.bool_) | np.asarray(lost, bool)
+            self._has_ended |= np.asarray(self.locals["dones"], np.bool_)
+            self._has_ended |= np.asarray(lost, np.bool_)
             self._note()
         return True
 
